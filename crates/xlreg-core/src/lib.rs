@@ -16,6 +16,8 @@
 //! brings those, so each rule can be tested by calling a function. How bytes become these types is
 //! `xlreg-proto`'s business, where they are kept is `xlreg-store`'s.
 
+#![forbid(unsafe_code)]
+
 pub mod cluster;
 pub mod endpoint;
 pub mod id;

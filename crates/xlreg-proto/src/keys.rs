@@ -1,0 +1,429 @@
+//! RSA keys: making them, checking strangers' ones, and the three things the wire does with them.
+//!
+//! | who | does | with |
+//! |---|---|---|
+//! | client | seals a hello (OAEP, SHA-1) | the registry's comms key |
+//! | registry | opens it: **the** expensive step of a session | its own comms key |
+//! | client, registry | sign and verify (PKCS #1 v1.5, SHA-1) | the client's sig key |
+//!
+//! SHA-1 is the old wire's choice, not ours; SECURITY.md says what follows from it.
+
+use std::fmt;
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::rsa::{
+    KeyPair, KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+    PrivateDecryptingKey, PublicEncryptingKey,
+};
+use aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
+use aws_lc_rs::{digest, rand};
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::der::asn1::{AnyRef, BitStringRef, UintRef};
+use pkcs8::der::{Decode, Encode};
+use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier, SubjectPublicKeyInfoRef};
+use thiserror::Error;
+use xlreg_core::{Fingerprint, PublicKey};
+use zeroize::Zeroizing;
+
+use crate::sha1_sign;
+
+/// Bits of the keys this project makes.
+pub const KEY_BITS: usize = 2048;
+
+/// Bits of the smallest key a stranger may bring: what deployed nodes may still hold.
+pub const KEY_BITS_MIN: usize = 1024;
+
+/// Bits of the largest key a stranger may bring: verifying with a larger one costs the registry
+/// more than a session is worth.
+pub const KEY_BITS_MAX: usize = 8192;
+
+/// Bits of the smallest key that can open and seal hellos: AWS-LC's own floor for encryption.
+pub const COMMS_KEY_BITS_MIN: usize = 2048;
+
+/// Bytes of a public exponent: AWS-LC takes at most 33 bits, and all real keys have 65537 or 3.
+const EXPONENT_BYTES_MAX: usize = 4;
+
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// Bytes or text that should have been an RSA key and are not, or not one we take.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum KeyError {
+    /// Not the structure expected.
+    #[error("not an RSA key in the form expected ({form})")]
+    Malformed {
+        /// The name of that form.
+        form: &'static str,
+    },
+    /// Too small to be safe or too large to be affordable.
+    #[error("an RSA key of {bits} bits; from {min} to {KEY_BITS_MAX} are taken")]
+    Size {
+        /// Bits of its modulus.
+        bits: usize,
+        /// The least there may be.
+        min: usize,
+    },
+    /// Well formed, and yet no RSA key could be like this.
+    #[error("an RSA key that cannot work: {reason}")]
+    Impossible {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The cryptographic library could not make a key.
+    #[error("the cryptographic library failed to make an RSA key")]
+    Generate,
+}
+
+/// A signature that its alleged key did not make.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the digital signature does not verify")]
+pub struct BadSignature;
+
+/// A hello that does not open, for whatever reason; one reason on purpose, so it is no oracle.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("the block does not open")]
+pub struct OpenError;
+
+/// Random bytes from the operating system's generator, by way of AWS-LC.
+///
+/// For the owners of sessions; sessions themselves never draw.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).expect("AWS-LC aborts rather than report that there is no randomness");
+    bytes
+}
+
+/// Checks a DER SubjectPublicKeyInfo and takes its fingerprint.
+///
+/// Only the canonical encoding is taken, so one key has one fingerprint.
+///
+/// # Errors
+/// [`KeyError`] if it is not an RSA key of [`KEY_BITS_MIN`] to [`KEY_BITS_MAX`] bits.
+pub fn public_key(spki: &[u8]) -> Result<PublicKey, KeyError> {
+    let (modulus, exponent) = components(spki)?;
+    let bits = modulus_bits(modulus);
+    if !(KEY_BITS_MIN..=KEY_BITS_MAX).contains(&bits) {
+        return Err(KeyError::Size {
+            bits,
+            min: KEY_BITS_MIN,
+        });
+    }
+    if modulus.last().is_none_or(|low| low & 1 == 0) {
+        return Err(KeyError::Impossible {
+            reason: "an even modulus",
+        });
+    }
+    let odd = exponent.last().is_some_and(|low| low & 1 == 1);
+    if !odd || exponent == [1] || exponent.len() > EXPONENT_BYTES_MAX {
+        return Err(KeyError::Impossible {
+            reason: "a public exponent that is even, 1 or huge",
+        });
+    }
+    if encode_spki(modulus, exponent)? != spki {
+        return Err(KeyError::Malformed {
+            form: "canonical DER SubjectPublicKeyInfo",
+        });
+    }
+    let digest = digest::digest(&digest::SHA256, spki);
+    let fingerprint = Fingerprint::try_from(digest.as_ref()).expect("a SHA-256 has 32 bytes");
+    Ok(PublicKey::from_checked(spki, fingerprint))
+}
+
+/// A public key from its two numbers, big-endian.
+pub(crate) fn public_key_from_components(
+    modulus: &[u8],
+    exponent: &[u8],
+) -> Result<PublicKey, KeyError> {
+    public_key(&encode_spki(modulus, exponent)?)
+}
+
+/// Modulus and exponent of a checked key, big-endian without leading zeros.
+pub(crate) fn key_components(key: &PublicKey) -> (&[u8], &[u8]) {
+    components(key.der()).expect("a PublicKey holds DER that was checked when it was made")
+}
+
+/// Bits of a checked key's modulus.
+#[must_use]
+pub fn key_bits(key: &PublicKey) -> usize {
+    modulus_bits(key_components(key).0)
+}
+
+fn components(spki: &[u8]) -> Result<(&[u8], &[u8]), KeyError> {
+    let malformed = KeyError::Malformed {
+        form: "DER SubjectPublicKeyInfo",
+    };
+    let info = SubjectPublicKeyInfoRef::from_der(spki).map_err(|_| malformed)?;
+    if info.algorithm.oid != RSA_ENCRYPTION {
+        return Err(malformed);
+    }
+    let bits = info.subject_public_key.as_bytes().ok_or(malformed)?;
+    let key = pkcs1::RsaPublicKey::<UintRef<'_>>::from_der(bits).map_err(|_| malformed)?;
+    Ok((key.modulus.as_bytes(), key.public_exponent.as_bytes()))
+}
+
+fn encode_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let encode = || -> pkcs8::der::Result<Vec<u8>> {
+        let key = pkcs1::RsaPublicKey {
+            modulus: UintRef::new(modulus)?,
+            public_exponent: UintRef::new(exponent)?,
+        };
+        let bits = key.to_der()?;
+        SubjectPublicKeyInfoRef {
+            algorithm: AlgorithmIdentifierRef {
+                oid: RSA_ENCRYPTION,
+                parameters: Some(AnyRef::NULL),
+            },
+            subject_public_key: BitStringRef::from_bytes(&bits)?,
+        }
+        .to_der()
+    };
+    encode().map_err(|_| KeyError::Malformed {
+        form: "modulus and exponent",
+    })
+}
+
+fn modulus_bits(modulus: &[u8]) -> usize {
+    let high = modulus.first().copied().unwrap_or(0);
+    modulus.len() * 8 - high.leading_zeros() as usize
+}
+
+/// Checks that `key` made `signature` over the SHA-1 of `parts`, one after another.
+///
+/// About 17 microseconds with 2048 bits, a fifteenth of what opening a hello costs.
+///
+/// # Errors
+/// [`BadSignature`] if it did not.
+pub fn verify(key: &PublicKey, parts: &[&[u8]], signature: &[u8]) -> Result<(), BadSignature> {
+    UnparsedPublicKey::new(&RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, key.der())
+        .verify(&parts.concat(), signature)
+        .map_err(|_| BadSignature)
+}
+
+/// A public key made ready to seal hellos.
+pub struct SealingKey(OaepPublicEncryptingKey);
+
+impl SealingKey {
+    /// Prepares a registry's comms key.
+    ///
+    /// # Errors
+    /// [`KeyError::Size`] below [`COMMS_KEY_BITS_MIN`].
+    pub fn new(key: &PublicKey) -> Result<Self, KeyError> {
+        let bits = key_bits(key);
+        if bits < COMMS_KEY_BITS_MIN {
+            return Err(KeyError::Size {
+                bits,
+                min: COMMS_KEY_BITS_MIN,
+            });
+        }
+        let refused = KeyError::Impossible {
+            reason: "the cryptographic library refuses it",
+        };
+        let key = PublicEncryptingKey::from_der(key.der()).map_err(|_| refused)?;
+        OaepPublicEncryptingKey::new(key)
+            .map(Self)
+            .map_err(|_| refused)
+    }
+
+    /// Seals `plaintext`, at most 214 bytes for a key of 2048 bits, into one block.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it does not fit.
+    pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let mut block = vec![0; self.0.ciphertext_size()];
+        self.0
+            .encrypt(&OAEP_SHA1_MGF1SHA1, plaintext, &mut block, None)
+            .map_err(|_| KeyError::Impossible {
+                reason: "the plaintext does not fit",
+            })?;
+        Ok(block)
+    }
+}
+
+/// An RSA private key of our own: 2048 to 8192 bits. Its memory is wiped when it is dropped.
+pub struct PrivateKey {
+    opening: OaepPrivateDecryptingKey,
+    pkcs1: Zeroizing<Vec<u8>>,
+    public: PublicKey,
+}
+
+impl PrivateKey {
+    /// Makes a key of [`KEY_BITS`] bits. Takes tens to hundreds of milliseconds of one core.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`] if the cryptographic library fails.
+    pub fn generate() -> Result<Self, KeyError> {
+        let key =
+            PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(|_| KeyError::Generate)?;
+        let pkcs8: Pkcs8V1Der<'_> = key.as_der().map_err(|_| KeyError::Generate)?;
+        let info = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).map_err(|_| KeyError::Generate)?;
+        let pkcs1 = Zeroizing::new(info.private_key.as_bytes().to_vec());
+        Self::assemble(key, pkcs1)
+    }
+
+    /// Reads the PKCS #1 DER that node files hold.
+    ///
+    /// # Errors
+    /// [`KeyError`] if it is not a consistent RSA private key of at least
+    /// [`COMMS_KEY_BITS_MIN`] bits.
+    pub fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
+        let malformed = |_| KeyError::Malformed {
+            form: "DER RSAPrivateKey, at least 2048 bits",
+        };
+        let pair = KeyPair::from_der(der).map_err(|_| malformed(()))?;
+        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| malformed(()))?;
+        let key = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| malformed(()))?;
+        Self::assemble(key, Zeroizing::new(der.to_vec()))
+    }
+
+    fn assemble(key: PrivateDecryptingKey, pkcs1: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
+        let spki: PublicKeyX509Der<'_> =
+            key.public_key().as_der().map_err(|_| KeyError::Generate)?;
+        let public = public_key(spki.as_ref())?;
+        let opening = OaepPrivateDecryptingKey::new(key).map_err(|_| KeyError::Generate)?;
+        Ok(Self {
+            opening,
+            pkcs1,
+            public,
+        })
+    }
+
+    /// The public half.
+    #[must_use]
+    pub fn public(&self) -> &PublicKey {
+        &self.public
+    }
+
+    /// The key as PKCS #1 DER, as node files hold it.
+    #[must_use]
+    pub fn pkcs1(&self) -> &[u8] {
+        &self.pkcs1
+    }
+
+    /// Bytes in a block that [`Self::open`] takes: as many as the modulus has.
+    #[must_use]
+    pub fn block_bytes(&self) -> usize {
+        self.opening.key_size_bytes()
+    }
+
+    /// Opens a block that was sealed for this key. **One RSA private operation**: never call it on
+    /// an async thread.
+    ///
+    /// # Errors
+    /// [`OpenError`], whatever was wrong.
+    pub fn open(&self, block: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let mut plaintext = Zeroizing::new(vec![0; self.opening.min_output_size()]);
+        let length = self
+            .opening
+            .decrypt(&OAEP_SHA1_MGF1SHA1, block, &mut plaintext, None)
+            .map_err(|_| OpenError)?
+            .len();
+        plaintext.truncate(length);
+        Ok(plaintext)
+    }
+
+    /// Signs the SHA-1 of `parts`, one after another. Also one RSA private operation.
+    ///
+    /// # Errors
+    /// [`KeyError::Impossible`] if the cryptographic library refuses.
+    pub fn sign(&self, parts: &[&[u8]]) -> Result<Vec<u8>, KeyError> {
+        let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+        for part in parts {
+            context.update(part);
+        }
+        sha1_sign::sign(&self.pkcs1, context.finish().as_ref()).ok_or(KeyError::Impossible {
+            reason: "the cryptographic library refuses to sign",
+        })
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey(***, public: {})", self.public.fingerprint())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_signs_seals_opens_and_survives_its_der() {
+        let key = PrivateKey::generate().unwrap();
+        let again = PrivateKey::from_pkcs1(key.pkcs1()).unwrap();
+        assert_eq!(again.public(), key.public());
+        assert_eq!(key_bits(key.public()), KEY_BITS);
+
+        let signature = key.sign(&[b"one", b"two"]).unwrap();
+        assert_eq!(again.sign(&[b"onetwo"]).unwrap(), signature);
+        assert_eq!(verify(key.public(), &[b"onetwo"], &signature), Ok(()));
+        assert_eq!(
+            verify(key.public(), &[b"onetwO"], &signature),
+            Err(BadSignature)
+        );
+        assert_eq!(verify(key.public(), &[b"onetwo"], b""), Err(BadSignature));
+
+        let block = SealingKey::new(key.public())
+            .unwrap()
+            .seal(b"hello")
+            .unwrap();
+        assert_eq!(block.len(), again.block_bytes());
+        assert_eq!(again.open(&block).unwrap().as_slice(), b"hello");
+        assert!(again.open(&block[1..]).is_err());
+        assert!(again.open(&[0; 256]).is_err());
+    }
+
+    #[test]
+    fn a_private_key_prints_no_secret() {
+        let key = PrivateKey::generate().unwrap();
+        assert!(format!("{key:?}").starts_with("PrivateKey(***"));
+    }
+
+    /// An SPKI with the given numbers, whether they make sense or not.
+    fn spki(bits: usize, low_byte: u8, exponent: &[u8]) -> Vec<u8> {
+        let mut modulus = vec![0xC3; bits / 8];
+        *modulus.last_mut().unwrap() = low_byte;
+        encode_spki(&modulus, exponent).unwrap()
+    }
+
+    #[test]
+    fn only_keys_that_could_work_are_taken() {
+        let f4 = [1, 0, 1];
+        assert!(public_key(&spki(1024, 1, &f4)).is_ok());
+        assert!(public_key(&spki(8192, 1, &f4)).is_ok());
+        let sizes = [
+            (512, KEY_BITS_MIN),
+            (1016, KEY_BITS_MIN),
+            (8200, KEY_BITS_MIN),
+        ];
+        for (bits, min) in sizes {
+            assert_eq!(
+                public_key(&spki(bits, 1, &f4)),
+                Err(KeyError::Size { bits, min })
+            );
+        }
+        for impossible in [
+            spki(2048, 2, &f4),
+            spki(2048, 1, &[1]),
+            spki(2048, 1, &[2]),
+            spki(2048, 1, &[0xFF; 5]),
+        ] {
+            assert!(matches!(
+                public_key(&impossible),
+                Err(KeyError::Impossible { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn other_encodings_and_rubbish_are_refused() {
+        let good = spki(2048, 1, &[1, 0, 1]);
+        assert!(public_key(&[]).is_err());
+        assert!(public_key(&good[..good.len() - 1]).is_err());
+        assert!(public_key(&[good.as_slice(), &[0]].concat()).is_err());
+        for position in 0..24 {
+            let mut bad = good.clone();
+            bad[position] ^= 0x01;
+            assert!(public_key(&bad).is_err(), "byte {position}");
+        }
+    }
+}
