@@ -133,6 +133,13 @@ impl Sealer {
         };
         iv + padded_len(plaintext)
     }
+
+    /// Bytes of plaintext that fit into `sealed` bytes on the wire.
+    #[must_use]
+    pub fn plain_len_max(&self, sealed: usize) -> usize {
+        let whole = sealed.saturating_sub(self.sealed_len(0) - BLOCK_BYTES);
+        (whole - whole % BLOCK_BYTES).saturating_sub(1)
+    }
 }
 
 /// Collects what comes over the wire until it is a message.

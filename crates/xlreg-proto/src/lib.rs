@@ -23,5 +23,5 @@ pub mod keys;
 pub mod message;
 pub mod session;
 mod sha1_sign;
-// pub mod text;
+pub mod text;
 pub mod wire;

@@ -110,6 +110,10 @@ fn sealed_length_is_as_told() {
             let told = sealer.sealed_len(message.encoded_len());
             assert_eq!(sealer.seal(&message, IV).len(), told);
         }
+        for room in 33..200 {
+            let most = sealer.plain_len_max(room);
+            assert!(sealer.sealed_len(most) <= room && sealer.sealed_len(most + 1) > room);
+        }
     }
 }
 

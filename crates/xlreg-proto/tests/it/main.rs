@@ -1,4 +1,4 @@
-//! The wire against what the originals put on it, and the conversation as a table.
+//! The wire and the files against what the originals put there, and the conversation as a table.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,3 +8,4 @@
 
 mod conversation;
 mod sessions;
+mod text;
