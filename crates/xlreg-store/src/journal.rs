@@ -1,0 +1,318 @@
+//! The SQLite file: opened with suspicion, written in transactions, its log kept short.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use xlreg_core::limits::Limits;
+use xlreg_core::{Change, NodeId, Registry};
+
+use crate::load::Loader;
+use crate::{StoreError, folder, rows, schema};
+
+/// The database's file name.
+const DATABASE: &str = "registry.db";
+
+/// How long a commit waits for an operator's own write transaction on the same file, before it
+/// counts as failed.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+
+/// Bytes in the smallest database: one page of the smallest size.
+const FILE_BYTES_MIN: u64 = 512;
+
+/// Bytes the write-ahead log may reach before a checkpoint moves it into the database.
+pub(crate) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The durable half of a local engine: every change so far, in DIR/registry.db.
+pub(crate) struct Journal {
+    path: PathBuf,
+    log: PathBuf,
+    connection: Connection,
+    /// At how many bytes of log the next checkpoint is due.
+    due: u64,
+    /// Whether the log may hold something that the database does not.
+    dirty: bool,
+    /// Dropped last: nobody else may open the file while the connection lives.
+    _folder: folder::Folder,
+}
+
+impl Journal {
+    /// Opens DIR/registry.db, or makes it, for `registry`; and loads what it remembers.
+    pub(crate) fn open(
+        dir: &Path,
+        registry: NodeId,
+        limits: Limits,
+    ) -> Result<(Self, Registry), StoreError> {
+        let folder = folder::Folder::open(dir)?;
+        let path = dir.join(DATABASE);
+        let log = dir.join(format!("{DATABASE}-wal"));
+        if !exists(&path)? {
+            if exists(&log)? {
+                return Err(StoreError::Missing { path, log });
+            }
+            create(dir, &path, registry)?;
+        }
+        let connection = open(&path)?;
+        let loader = Loader {
+            connection: &connection,
+            path: &path,
+        };
+        let got = loader.owner()?;
+        if got != registry {
+            return Err(StoreError::OtherRegistry {
+                path,
+                expected: registry,
+                got,
+            });
+        }
+        let state = loader.registry(limits)?;
+        let journal = Self {
+            path,
+            log,
+            connection,
+            due: LOG_BYTES_MAX,
+            // A log that a crash left behind.
+            dirty: true,
+            _folder: folder,
+        };
+        Ok((journal, state))
+    }
+
+    /// Makes the changes durable, all or none.
+    ///
+    /// After an error the journal must not be used again: whether they were kept shows when the
+    /// file is opened anew.
+    pub(crate) fn write<'c>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'c Change>,
+    ) -> Result<(), StoreError> {
+        self.dirty = true;
+        self.transact(changes)
+            .map_err(|source| StoreError::sqlite("commit to", &self.path, source))
+    }
+
+    fn transact<'c>(
+        &mut self,
+        changes: impl IntoIterator<Item = &'c Change>,
+    ) -> rusqlite::Result<()> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for change in changes {
+            rows::write_change(&transaction, change)?;
+        }
+        transaction.commit()
+    }
+
+    /// Whether a checkpoint would have something to do.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether the log has grown so long that a checkpoint can't wait for a quiet moment.
+    pub(crate) fn is_due(&self) -> bool {
+        self.log_bytes() >= self.due
+    }
+
+    /// Moves the log into the database and empties it, as far as readers of the file let it.
+    pub(crate) fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let blocked = self
+            .truncate_log()
+            .map_err(|source| StoreError::sqlite("checkpoint", &self.path, source))?;
+        self.dirty = blocked;
+        // An operator who reads the file, say for a backup, keeps the log from shrinking; then
+        // try again when it has grown as much once more, not with every batch.
+        self.due = if blocked { self.log_bytes() } else { 0 } + LOG_BYTES_MAX;
+        Ok(())
+    }
+
+    /// Leaves one whole file behind, if nobody else is reading it.
+    pub(crate) fn close(mut self) -> Result<(), StoreError> {
+        self.checkpoint()?;
+        let Self {
+            path, connection, ..
+        } = self;
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .and_then(|_| connection.close().map_err(|(_, source)| source))
+            .map_err(|source| StoreError::sqlite("close", &path, source))
+    }
+
+    fn truncate_log(&self) -> rusqlite::Result<bool> {
+        // Writers wait for us, so don't wait for a reader.
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let blocked = self
+            .connection
+            .query_row(pragma, [], |row| row.get::<_, bool>(0))?;
+        self.connection.busy_timeout(BUSY_WAIT)?;
+        Ok(blocked)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        // Only ever stat the file: closing any handle of ours on it would drop SQLite's locks.
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    path.try_exists()
+        .map_err(StoreError::folder("look for", path))
+}
+
+/// Makes a whole, empty registry under another name and then gives it its own. So a database that
+/// is there was whole once, and an empty or half-written one is damage, not a first start.
+fn create(dir: &Path, path: &Path, registry: NodeId) -> Result<(), StoreError> {
+    let draft = dir.join(format!("{DATABASE}.new"));
+    folder::remove(&draft)?;
+    folder::remove(&dir.join(format!("{DATABASE}.new-journal")))?;
+    folder::create_private(&draft)?;
+    fill(&draft, registry).map_err(|source| StoreError::sqlite("create", &draft, source))?;
+    fs::rename(&draft, path).map_err(StoreError::folder("create", path))?;
+    folder::sync(dir)
+}
+
+fn fill(draft: &Path, registry: NodeId) -> rusqlite::Result<()> {
+    let mut connection = connect(draft)?;
+    connection.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
+    schema::migrate(&mut connection, 0)?;
+    rows::write_registry(&connection, &registry)?;
+    connection.close().map_err(|(_, source)| source)
+}
+
+/// Opens a file that is there, and checks all that can be checked without reading it as rows.
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::sqlite("open", path, source);
+    let file = fs::metadata(path).map_err(StoreError::folder("open", path))?;
+    if file.is_file() && file.len() < FILE_BYTES_MIN {
+        // SQLite would take it for a new database, and throw its log away.
+        let problem = format!("it has only {} bytes", file.len());
+        return Err(corrupt(path, &problem));
+    }
+    let mut connection = connect(path).map_err(failed)?;
+    let version = version(&connection, path)?;
+    check_structure(&connection, path)?;
+    // Only now that it is known to be sound and ours is it written to.
+    schema::migrate(&mut connection, version)
+        .map_err(|source| StoreError::sqlite("upgrade", path, source))?;
+    if !schema::is_ours(&connection).map_err(failed)? {
+        let problem = "its tables are not defined as this version defines them";
+        return Err(corrupt(path, problem));
+    }
+    let journal_mode = "PRAGMA journal_mode = WAL";
+    let mode: String = connection
+        .query_row(journal_mode, [], |row| row.get(0))
+        .map_err(failed)?;
+    if mode != "wal" {
+        let path = path.to_owned();
+        return Err(StoreError::NoLog { path, mode });
+    }
+    Ok(connection)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // Never create: an empty file that SQLite makes would pass for a new registry.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    // A file that is refused, or that a write failed on, is left with its log as it is.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // FULL: a commit is on the disk when it returns, not only in the system's cache.
+    connection.execute_batch(
+        "PRAGMA synchronous = FULL;
+         PRAGMA foreign_keys = ON;
+         PRAGMA cell_size_check = ON;
+         PRAGMA trusted_schema = OFF;
+         PRAGMA wal_autocheckpoint = 0;",
+    )?;
+    Ok(connection)
+}
+
+/// The file's schema version, if it is a registry's file and not from the future.
+fn version(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
+    let pragma = |name| {
+        connection
+            .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
+            .map_err(|source| StoreError::sqlite("open", path, source))
+    };
+    let application = pragma("application_id")?;
+    let version = pragma("user_version")?;
+    if application != schema::APPLICATION_ID {
+        return Err(StoreError::NotRegistry {
+            path: path.to_owned(),
+            got: application,
+        });
+    }
+    match version {
+        1..=schema::VERSION => Ok(version),
+        ..=0 => Err(corrupt(path, "its schema version is one that never was")),
+        got => Err(StoreError::Newer {
+            path: path.to_owned(),
+            got,
+            known: schema::VERSION,
+        }),
+    }
+}
+
+/// Lets SQLite check its own structure. Rows that were lost with a page can't be missed otherwise.
+fn check_structure(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let found: String = connection
+        .pragma_query_value(None, "quick_check", |row| row.get(0))
+        .map_err(|source| StoreError::sqlite("check", path, source))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    // Several lines, of which the first says it after a heading.
+    let problem = found.lines().find(|line| !line.starts_with("***"));
+    Err(corrupt(path, problem.unwrap_or("quick_check failed")))
+}
+
+fn corrupt(path: &Path, problem: &str) -> StoreError {
+    StoreError::Corrupt {
+        path: path.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xlreg_core::Fingerprint;
+
+    fn write_node(journal: &mut Journal, number: u8) {
+        let change = Change::Node {
+            id: NodeId::from_bytes([number; 20]),
+            sig_key: Fingerprint::from_bytes([number; 32]),
+        };
+        journal.write([&change]).unwrap();
+    }
+
+    #[test]
+    fn a_checkpoint_empties_the_log_unless_somebody_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = NodeId::from_bytes([7; 20]);
+        let (mut journal, _) = Journal::open(dir.path(), id, Limits::default()).unwrap();
+        write_node(&mut journal, 1);
+        assert!(journal.is_dirty() && !journal.is_due() && journal.log_bytes() > 0);
+        journal.due = journal.log_bytes();
+        assert!(journal.is_due());
+        journal.checkpoint().unwrap();
+        assert!(!journal.is_dirty() && !journal.is_due());
+        assert_eq!((journal.log_bytes(), journal.due), (0, LOG_BYTES_MAX));
+
+        let reader = Connection::open(&journal.path).unwrap();
+        reader
+            .execute_batch("BEGIN; SELECT count(*) FROM nodes")
+            .unwrap();
+        write_node(&mut journal, 2);
+        journal.checkpoint().unwrap();
+        // Not at once again, and not never.
+        assert!(journal.is_dirty() && !journal.is_due());
+        assert_eq!(journal.due, journal.log_bytes() + LOG_BYTES_MAX);
+        reader.execute_batch("COMMIT").unwrap();
+        journal.checkpoint().unwrap();
+        assert_eq!((journal.log_bytes(), journal.due), (0, LOG_BYTES_MAX));
+    }
+}

@@ -1,0 +1,206 @@
+//! A damaged file is refused with an error that says so. It never makes the registry panic, and it
+//! is never taken for what was written.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Builder;
+use xlreg_core::{Command, Outcome};
+use xlreg_store::{Engine, StoreError};
+
+use crate::support::{
+    REGISTRY, create, find, join, node_id, open, operator, print, register, try_open, with_keys,
+};
+
+const NODES: u32 = 300;
+
+/// A registry with some of everything, closed; gives its database's path.
+async fn registry(dir: &Path) -> PathBuf {
+    let engine = open(dir);
+    for n in 0..NODES {
+        engine.apply(register(n)).await.unwrap();
+    }
+    for (n, name) in (1..).zip(["alpha", "beta", "gamma"]) {
+        engine.apply(create(name, 5, n)).await.unwrap();
+        for member in 0..=n {
+            engine.apply(join(name, member)).await.unwrap();
+        }
+    }
+    engine.close().await.unwrap();
+    dir.join("registry.db")
+}
+
+/// Everything that can be seen of a registry as [`registry`] makes it.
+async fn all(engine: &dyn Engine) -> String {
+    let mut seen = format!("{:?}", engine.counts());
+    for name in ["alpha", "beta", "gamma"] {
+        seen += &format!("{:?}", with_keys(&*find(engine, name).await));
+    }
+    for n in 0..NODES {
+        // Whose ID is it, and what is its latest ID? If it is as it was, nothing is written.
+        let own = engine.apply(register(n)).await.unwrap();
+        let latest = Command::Register {
+            claimed: None,
+            fresh: node_id(u32::MAX),
+            sig_key: print(n),
+        };
+        assert_eq!(engine.apply(latest).await.unwrap(), own);
+        assert_eq!(own, Outcome::Registered(node_id(n)));
+    }
+    seen += &format!("{:?}", engine.counts());
+    seen
+}
+
+fn refused(dir: &Path) -> StoreError {
+    let error = try_open(dir).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("registry.db"), "{message}");
+    error
+}
+
+/// One bit anywhere in the file: either the file is refused, or what is remembered is untouched.
+#[test]
+fn a_flipped_bit_is_refused_or_harmless() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = runtime.block_on(registry(dir.path()));
+    let whole = fs::read(&path).unwrap();
+    let expected = runtime.block_on(async { all(&open(dir.path())).await });
+    let (mut refusals, mut harmless) = (0, 0);
+    // Every byte of the header, then one here and there: 127 shares no factor with a page.
+    let places = (0..100).chain((100..whole.len()).step_by(127));
+    for (place, bit) in places.zip((0..8).cycle()) {
+        let mut damaged = whole.clone();
+        damaged[place] ^= 1 << bit;
+        fs::write(&path, damaged).unwrap();
+        match try_open(dir.path()) {
+            Err(error) => {
+                assert!(error.to_string().contains("registry.db"), "{error}");
+                refusals += 1;
+            }
+            Ok(engine) => {
+                let seen = runtime.block_on(all(&engine));
+                assert!(seen == expected, "bit {bit} of byte {place} went unnoticed");
+                harmless += 1;
+            }
+        }
+    }
+    assert!(refusals > 100, "{refusals} refused, {harmless} harmless");
+}
+
+#[tokio::test]
+async fn a_file_cut_short_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = registry(dir.path()).await;
+    let whole = fs::read(&path).unwrap();
+    for length in [
+        0,
+        1,
+        99,
+        100,
+        511,
+        512,
+        4095,
+        4096,
+        4097,
+        8192,
+        whole.len() - 4096,
+        whole.len() - 1,
+    ] {
+        fs::write(&path, &whole[..length]).unwrap();
+        refused(dir.path());
+        // Refusing must not change it, nor make it pass the next time.
+        assert_eq!(fs::metadata(&path).unwrap().len(), length as u64);
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(open(dir.path()).counts().nodes, NODES as usize);
+}
+
+#[test]
+fn rubbish_is_refused() {
+    for rubbish in [
+        vec![0; 100],
+        vec![0; 8192],
+        vec![0xff; 8192],
+        b"hello\n".repeat(2000),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("registry.db"), rubbish).unwrap();
+        refused(dir.path());
+    }
+}
+
+#[test]
+fn a_directory_in_place_of_the_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("registry.db")).unwrap();
+    refused(dir.path());
+}
+
+/// A new database beside an old log would swallow what the log holds.
+#[test]
+fn a_log_without_its_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("registry.db-wal"), "commits").unwrap();
+    let error = refused(dir.path());
+    assert!(matches!(error, StoreError::Missing { .. }), "{error}");
+    assert!(dir.path().join("registry.db-wal").exists());
+}
+
+/// Values that SQLite finds in order, each in a row that says so, and which are still no registry's.
+#[tokio::test]
+async fn rows_that_do_not_decode_are_named() {
+    let own = REGISTRY.to_string();
+    for (table, sql) in [
+        ("registry", "DELETE FROM registry".to_owned()),
+        (
+            "registry",
+            "UPDATE registry SET id = zeroblob(20)".to_owned(),
+        ),
+        (
+            "registry",
+            format!("UPDATE registry SET id = x'{own}', sum = 0"),
+        ),
+        ("nodes", "DELETE FROM nodes WHERE seq = 5".to_owned()),
+        (
+            "nodes",
+            "UPDATE nodes SET sig_print = zeroblob(32) WHERE seq = 5".to_owned(),
+        ),
+        (
+            "nodes",
+            "UPDATE nodes SET seq = 5000 WHERE seq = 300".to_owned(),
+        ),
+        (
+            "clusters",
+            "UPDATE clusters SET name = '7 up' WHERE name = 'beta'".to_owned(),
+        ),
+        (
+            "clusters",
+            "UPDATE clusters SET size = 1000000 WHERE name = 'beta'".to_owned(),
+        ),
+        (
+            "members",
+            "UPDATE members SET endpoints = 'nowhere' WHERE rank = 0".to_owned(),
+        ),
+        (
+            "members",
+            "UPDATE members SET rank = 60 WHERE rank = 0".to_owned(),
+        ),
+        ("members", "DELETE FROM members WHERE rank = 0".to_owned()),
+        (
+            "members",
+            "DELETE FROM clusters WHERE name = 'beta'".to_owned(),
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        registry(dir.path()).await;
+        let operator = operator(dir.path());
+        operator.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
+        operator.execute_batch(&sql).unwrap();
+        drop(operator);
+        match refused(dir.path()) {
+            StoreError::Damaged { table: got, .. } => assert_eq!(got, table, "{sql}"),
+            other => panic!("{sql}: {other}"),
+        }
+    }
+}
