@@ -1,0 +1,324 @@
+//! A node's identity: make it, keep it, prove it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use thiserror::Error;
+use xlreg_core::{Endpoint, Name, NodeId};
+use xlreg_proto::keys::{KeyError, PrivateKey, random};
+use xlreg_proto::message::Claim;
+use xlreg_proto::text::node::NODE_FILE;
+use xlreg_proto::text::{FileId, NodeFile, TextError};
+use zeroize::Zeroizing;
+
+use crate::files::{self, Mode};
+
+/// A node's name, ID and two keys. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    node: Arc<NodeFile>,
+    name: Name,
+    dir: Option<PathBuf>,
+}
+
+/// An identity that can't be made, kept or used.
+#[derive(Debug, Error)]
+pub enum IdentityError {
+    /// There is none in this directory.
+    #[error(
+        "there is no identity in {dir} ({NODE_FILE} is missing); make one with `xlreg id new {dir}`"
+    )]
+    Missing {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// There is one in this directory.
+    #[error("there is an identity in {dir} already; it stays as it is")]
+    Exists {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A file that can't be read or written.
+    #[error("{doing} {path}: {source}")]
+    File {
+        /// What was being done to it.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A file that is not what it should be.
+    #[error("{path} is not a usable node file: {source}")]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: TextError,
+    },
+    /// A key that can't be made or used.
+    #[error("making or using a key of {name}: {source}")]
+    Key {
+        /// The node.
+        name: Name,
+        /// Why.
+        source: KeyError,
+    },
+}
+
+impl Identity {
+    /// Makes an identity that lives in memory only: a random ID and two new keys, on a core each.
+    ///
+    /// # Errors
+    /// [`IdentityError::Key`] if the cryptographic library fails.
+    pub fn generate(name: Name) -> Result<Self, IdentityError> {
+        let (comms, sig) = thread::scope(|scope| {
+            let comms = scope.spawn(PrivateKey::generate);
+            let sig = PrivateKey::generate();
+            (comms.join().unwrap_or(Err(KeyError::Generate)), sig)
+        });
+        let failed = |source| IdentityError::Key {
+            name: name.clone(),
+            source,
+        };
+        let node = NodeFile {
+            name: name.clone(),
+            id: FileId::from(NodeId::from_bytes(random())),
+            overlays: Vec::new(),
+            lfs: ".".parse().expect("a dot fits on a line"),
+            comms_key: Arc::new(comms.map_err(failed)?),
+            sig_key: Arc::new(sig.map_err(failed)?),
+            endpoints: Vec::new(),
+            peers: Vec::new(),
+        };
+        Ok(Self {
+            node: Arc::new(node),
+            name,
+            dir: None,
+        })
+    }
+
+    /// Makes an identity and keeps it below `dir`, which is made if it is missing.
+    ///
+    /// # Errors
+    /// [`IdentityError::Exists`] if there is one already.
+    pub fn create(dir: &Path, name: Name) -> Result<Self, IdentityError> {
+        let path = dir.join(NODE_FILE);
+        if path.exists() {
+            return Err(IdentityError::Exists {
+                dir: dir.to_owned(),
+            });
+        }
+        let made = Self::generate(name)?;
+        let lfs = dir
+            .to_string_lossy()
+            .parse()
+            .map_err(|_| IdentityError::File {
+                doing: "naming the identity's directory in",
+                path: path.clone(),
+                source: io::ErrorKind::InvalidFilename.into(),
+            })?;
+        let node = NodeFile {
+            lfs,
+            ..NodeFile::clone(&made.node)
+        };
+        let failed = |source| IdentityError::File {
+            doing: "writing",
+            path: path.clone(),
+            source,
+        };
+        files::create_dir(path.parent().unwrap_or(dir)).map_err(failed)?;
+        match files::create(&path, node.to_text().as_bytes(), Mode::Private) {
+            Ok(()) => Ok(Self {
+                node: Arc::new(node),
+                dir: Some(dir.to_owned()),
+                ..made
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(IdentityError::Exists {
+                    dir: dir.to_owned(),
+                })
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Loads the identity below `dir`.
+    ///
+    /// # Errors
+    /// [`IdentityError::Missing`] if there is none, and others if its file is not usable.
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        let path = dir.join(NODE_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(IdentityError::Missing {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(source) => {
+                return Err(IdentityError::File {
+                    doing: "reading",
+                    path,
+                    source,
+                });
+            }
+        };
+        let node = NodeFile::parse(&text).map_err(|source| IdentityError::Text { path, source })?;
+        let name = node.name.clone();
+        Ok(Self {
+            node: Arc::new(node),
+            name,
+            dir: Some(dir.to_owned()),
+        })
+    }
+
+    /// Loads the identity below `dir`, or makes one named `name` there. Of several who try at
+    /// once, all get the same.
+    ///
+    /// # Errors
+    /// As [`Self::load`] and [`Self::create`].
+    pub fn load_or_create(dir: &Path, name: Name) -> Result<Self, IdentityError> {
+        match Self::load(dir) {
+            Err(IdentityError::Missing { .. }) => {}
+            loaded => return loaded,
+        }
+        match Self::create(dir, name) {
+            Err(IdentityError::Exists { .. }) => Self::load(dir),
+            created => created,
+        }
+    }
+
+    /// The same node under another name, for one cluster. Its file stays as it is.
+    #[must_use]
+    pub fn with_name(mut self, name: Name) -> Self {
+        self.name = name;
+        self
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Its ID; none if its file is of before 2014-11, when IDs were too long for today's wire. The
+    /// registry issues one then.
+    #[must_use]
+    pub fn id(&self) -> Option<NodeId> {
+        self.node.id.node_id()
+    }
+
+    /// The key that others agree on session keys with.
+    #[must_use]
+    pub fn comms_key(&self) -> &Arc<PrivateKey> {
+        &self.node.comms_key
+    }
+
+    /// The key that says who this is.
+    #[must_use]
+    pub fn sig_key(&self) -> &Arc<PrivateKey> {
+        &self.node.sig_key
+    }
+
+    /// Where it is kept, if it is.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
+    /// All that its file says.
+    #[must_use]
+    pub fn node(&self) -> &NodeFile {
+        &self.node
+    }
+
+    /// Signs what this node says of itself to a registry: one RSA private operation.
+    ///
+    /// # Errors
+    /// [`IdentityError::Key`] if the cryptographic library refuses.
+    pub fn claim(&self, attrs: u64, endpoints: Vec<Endpoint>) -> Result<Claim, IdentityError> {
+        let comms = self.comms_key().public().clone();
+        Claim::sign(
+            self.id(),
+            self.name.clone(),
+            attrs,
+            comms,
+            self.sig_key(),
+            endpoints,
+        )
+        .map_err(|source| IdentityError::Key {
+            name: self.name.clone(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_identity_is_the_same_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Identity::load_or_create(dir.path(), name("a")).unwrap();
+        let again = Identity::load_or_create(dir.path(), name("b")).unwrap();
+        assert_eq!(again.name(), &name("a"));
+        assert_eq!(again.id(), made.id());
+        assert_eq!(again.sig_key().public(), made.sig_key().public());
+        assert!(again.claim(0, vec![]).unwrap().prove().is_ok());
+        assert!(matches!(
+            Identity::create(dir.path(), name("a")),
+            Err(IdentityError::Exists { .. })
+        ));
+    }
+
+    #[test]
+    fn of_several_who_make_one_at_once_all_get_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let ids: Vec<_> = thread::scope(|scope| {
+            let make = || {
+                Identity::load_or_create(dir.path(), name("a"))
+                    .unwrap()
+                    .id()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        assert!(
+            ids.iter().all(|id| id.is_some() && *id == ids[0]),
+            "{ids:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            Identity::load(dir.path()),
+            Err(IdentityError::Missing { .. })
+        ));
+        Identity::create(dir.path(), name("a")).unwrap();
+        let path = dir.path().join(NODE_FILE);
+        for damage in ["", "node {\n", "\0\0\0"] {
+            fs::write(&path, damage).unwrap();
+            let error = Identity::load(dir.path()).unwrap_err();
+            assert!(error.to_string().contains("node.config"), "{error}");
+        }
+        fs::write(&path, [0xFF, 0xFE]).unwrap();
+        assert!(matches!(
+            Identity::load(dir.path()),
+            Err(IdentityError::File { .. })
+        ));
+    }
+}

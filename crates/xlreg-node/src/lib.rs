@@ -1,0 +1,18 @@
+//! Who a node is: its name, its ID, its two RSA keys, and the files they live in.
+//!
+//! Members have an [`Identity`], and so has the registry itself.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`identity`] | a node's identity: make it, keep it, prove it |
+//! | [`files`] | writing files so that they are whole, and private if they must be |
+//!
+//! Invariant: everything here blocks, on the disk or on making keys (tens to hundreds of
+//! milliseconds each); async callers move it off their threads. There are no sockets here.
+
+#![forbid(unsafe_code)]
+
+pub mod files;
+pub mod identity;
+
+pub use identity::{Identity, IdentityError};
