@@ -1,0 +1,301 @@
+//! One client, from its hello to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio_util::sync::CancellationToken;
+use xlreg_core::{Cluster, Refusal};
+use xlreg_proto::channel::{Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
+use xlreg_proto::hello::{HelloError, Secrets};
+use xlreg_proto::keys::random;
+use xlreg_proto::message::Reply;
+use xlreg_proto::session::{End, Identity, Session, Showing, Step};
+use xlreg_proto::wire::XlRegMsg;
+use xlreg_store::{ApplyError, Engine};
+
+use crate::config::Connections;
+use crate::pool::Pool;
+
+/// Bytes read at once. Requests of deployed clients fit; larger ones take several reads.
+const READ_BYTES: usize = 2 * 1024;
+
+/// What all connections of a server share.
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) pool: Pool,
+    pub(crate) identity: Arc<Identity>,
+    /// Bytes in a hello: one block of the registry's comms key.
+    pub(crate) hello_bytes: usize,
+    pub(crate) bounds: Connections,
+    /// Asks sessions to end at their next safe point.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What a session did, for the log.
+#[derive(Debug, Default)]
+pub(crate) struct Story {
+    pub(crate) dialect: Option<Dialect>,
+    /// Name and ID, once proven.
+    pub(crate) member: Option<String>,
+    /// Requests answered.
+    pub(crate) requests: u32,
+}
+
+/// Why a connection closed.
+#[derive(Debug, Error)]
+pub(crate) enum Closed {
+    /// The session came to its end: by Bye, or by an error that the client was told.
+    #[error("{0}")]
+    Ended(End),
+    /// The client hung up.
+    #[error("the client hung up")]
+    HungUp,
+    /// The client hung up amid a message, or its network failed.
+    #[error("the connection broke")]
+    Broken(#[source] std::io::Error),
+    /// The client took too long.
+    #[error("no {waited_for} in {} ms", allowed.as_millis())]
+    Late {
+        /// What it took too long for.
+        waited_for: &'static str,
+        /// How long it had.
+        allowed: Duration,
+    },
+    /// The hello does not open, or something came with it.
+    #[error("{0}")]
+    Hello(#[from] HelloError),
+    /// What came is no message.
+    #[error("{0}")]
+    TooLong(#[from] TooLong),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
+    /// The store failed; nothing may be answered.
+    #[error("{0}")]
+    Store(ApplyError),
+}
+
+/// A client's connection, over anything that carries bytes.
+pub(crate) struct Connection<S> {
+    stream: S,
+    shared: Arc<Shared>,
+    /// Bytes that a reply may have on this path.
+    reply_bytes_max: usize,
+    /// When the session as a whole must be over.
+    end: Instant,
+    story: Story,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// `segment` is the most that one segment of this path carries, if known: a deployed client
+    /// takes one read as a message, so a reply should arrive in one.
+    pub(crate) fn new(stream: S, shared: Arc<Shared>, segment: Option<usize>) -> Self {
+        let reply_bytes_max = segment.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
+        let end = Instant::now() + shared.bounds.session;
+        Self {
+            stream,
+            shared,
+            reply_bytes_max,
+            end,
+            story: Story::default(),
+        }
+    }
+
+    /// Serves the client until one of us has had enough.
+    pub(crate) async fn run(mut self) -> (Story, Closed) {
+        let Err(closed) = self.converse().await;
+        // Tells the client that no more will come; it may have gone already.
+        let _gone = self.stream.shutdown().await;
+        (self.story, closed)
+    }
+
+    async fn converse(&mut self) -> Result<std::convert::Infallible, Closed> {
+        let packet = self.read_hello().await?;
+        let hello = self.shared.pool.open(packet).await?;
+        self.story.dialect = Some(hello.dialect());
+        let secrets = Secrets::from_random(random());
+        let (reply, mut channel) = hello.accept(self.shared.identity.version, &secrets);
+        self.write(&reply).await?;
+        let mut session = Session::new(Arc::clone(&self.shared.identity));
+        loop {
+            let message = self.read_message(&mut channel).await?;
+            let step = session.receive(message, random());
+            session = self.carry_out(step, &mut channel).await?;
+            self.story.requests += 1;
+            if let (None, Some(member)) = (&self.story.member, session.member()) {
+                self.story.member = Some(format!("{} {}", member.name, member.id));
+            }
+        }
+    }
+
+    /// Does what a request leads to, and sends the reply.
+    async fn carry_out(
+        &mut self,
+        mut step: Step,
+        channel: &mut Channel,
+    ) -> Result<Session, Closed> {
+        loop {
+            step = match step {
+                Step::Reply(session, reply) => {
+                    self.send(&reply, channel).await?;
+                    return Ok(session);
+                }
+                Step::End(reply, end) => {
+                    self.send(&reply, channel).await?;
+                    return Err(Closed::Ended(end));
+                }
+                Step::Apply(applying, command) => {
+                    let result = self.shared.engine.apply(command).await;
+                    applying.applied(refusal_only(result)?)
+                }
+                Step::Show(showing) => {
+                    let found = self.find(&showing).await?;
+                    let bytes_max = channel.sealer.plain_len_max(self.reply_bytes_max);
+                    showing.shown(found.as_deref().map_err(|refusal| *refusal), bytes_max)
+                }
+            };
+        }
+    }
+
+    /// The cluster a lookup asks for: now, or held until there is news, the bound has passed, or
+    /// the server stops.
+    async fn find(&self, showing: &Showing) -> Result<Result<Arc<Cluster>, Refusal>, Closed> {
+        let found = refusal_only(self.shared.engine.find(showing.cluster()).await)?;
+        let hold = self.shared.bounds.hold;
+        let cluster = match found {
+            Ok(cluster) if !hold.is_zero() && !showing.is_ready(&cluster) => cluster,
+            found => return Ok(found),
+        };
+        let Some(mut news) = self.shared.engine.watch(&cluster.id) else {
+            return Ok(Ok(cluster));
+        };
+        let until = (Instant::now() + hold).min(self.end);
+        tokio::select! {
+            _ = timeout_at(until, news.wait_for(|cluster| showing.is_ready(cluster))) => {}
+            () = self.shared.stop.cancelled() => {}
+        }
+        let latest = Arc::clone(&news.borrow());
+        Ok(Ok(latest))
+    }
+
+    /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.
+    async fn read_hello(&mut self) -> Result<Vec<u8>, Closed> {
+        let wanted = self.shared.hello_bytes;
+        let by = self.deadline("hello", self.shared.bounds.hello);
+        let mut packet = Vec::new();
+        while packet.len() < wanted {
+            // Room for one byte too many shows whether there is one.
+            packet.reserve_exact(wanted + 1 - packet.len());
+            if self.read(&mut packet, &by).await? == 0 {
+                return Err(hung_up(packet.is_empty()));
+            }
+        }
+        if packet.len() == wanted {
+            Ok(packet)
+        } else {
+            Err(HelloError.into())
+        }
+    }
+
+    /// The next message, whole.
+    async fn read_message(&mut self, channel: &mut Channel) -> Result<XlRegMsg, Closed> {
+        let mut by = self.deadline("request", self.shared.bounds.idle);
+        let mut buffer = Vec::new();
+        let mut begun = false;
+        loop {
+            if let Some(message) = channel.opener.next_message()? {
+                return Ok(message);
+            }
+            if channel.opener.is_partial() && !begun {
+                begun = true;
+                by = self.deadline("whole message", self.shared.bounds.message);
+            }
+            buffer.clear();
+            buffer.reserve_exact(READ_BYTES);
+            if self.read(&mut buffer, &by).await? == 0 {
+                return Err(hung_up(!channel.opener.is_partial()));
+            }
+            channel.opener.push(&buffer);
+        }
+    }
+
+    /// Appends what has come, at most the buffer's spare room; 0 if nothing ever will.
+    async fn read(&mut self, buffer: &mut Vec<u8>, by: &Deadline) -> Result<usize, Closed> {
+        tokio::select! {
+            read = timeout_at(by.at, self.stream.read_buf(buffer)) => {
+                read.map_err(|late| by.missed(late))?.map_err(Closed::Broken)
+            }
+            // Between requests, and amid one that has not been understood, nothing is lost.
+            () = self.shared.stop.cancelled() => Err(Closed::Stopping),
+        }
+    }
+
+    async fn send(&mut self, reply: &Reply, channel: &mut Channel) -> Result<(), Closed> {
+        let sealed = channel.sealer.seal(&reply.encode(), random());
+        self.write(&sealed).await
+    }
+
+    /// In one piece, for clients that take one read as a message.
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Closed> {
+        let by = self.deadline("taking of an answer", self.shared.bounds.write);
+        timeout_at(by.at, self.stream.write_all(bytes))
+            .await
+            .map_err(|late| by.missed(late))?
+            .map_err(Closed::Broken)
+    }
+
+    /// From now, and in any case within the session.
+    fn deadline(&self, waited_for: &'static str, allowed: Duration) -> Deadline {
+        let at = Instant::now() + allowed;
+        if at <= self.end {
+            Deadline {
+                at,
+                waited_for,
+                allowed,
+            }
+        } else {
+            let allowed = self.shared.bounds.session;
+            Deadline {
+                at: self.end,
+                waited_for: "end of the session",
+                allowed,
+            }
+        }
+    }
+}
+
+/// By when something must have happened, and what.
+struct Deadline {
+    at: Instant,
+    waited_for: &'static str,
+    allowed: Duration,
+}
+
+impl Deadline {
+    fn missed(&self, _: Elapsed) -> Closed {
+        Closed::Late {
+            waited_for: self.waited_for,
+            allowed: self.allowed,
+        }
+    }
+}
+
+fn hung_up(between_messages: bool) -> Closed {
+    if between_messages {
+        Closed::HungUp
+    } else {
+        Closed::Broken(std::io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// A refusal is an answer; that the store failed is none.
+fn refusal_only<T>(result: Result<T, ApplyError>) -> Result<Result<T, Refusal>, Closed> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(ApplyError::Refused(refusal)) => Ok(Err(refusal)),
+        Err(failed) => Err(Closed::Store(failed)),
+    }
+}
