@@ -1,0 +1,191 @@
+//! A node's identity, for async callers, and what a member keeps beside it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use xlreg_core::{Endpoint, Name, NodeId, PublicKey};
+use xlreg_node::IdentityError;
+use xlreg_node::files::{self, Mode};
+use xlreg_proto::message::Claim;
+use xlreg_proto::text::{Credentials, FileId, MemberFile, MemberInfo, NodeFile, Peer};
+
+use crate::error::Error;
+use crate::roster::Roster;
+
+/// The roster as JSON, beside the identity.
+const ROSTER_FILE: &str = "roster.json";
+
+/// The roster as the original library keeps it.
+const MEMBER_FILE: &str = ".xlattice/cluster.member.config";
+
+/// A node's name, ID and two RSA keys. Cheap to clone.
+///
+/// On disk it is `.xlattice/node.config` below a directory of its own, readable by its owner alone
+/// and interchangeable with the original library's.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    inner: xlreg_node::Identity,
+}
+
+impl Identity {
+    /// Makes an identity that lives in memory only.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if the cryptographic library fails.
+    pub async fn generate(name: Name) -> Result<Self, Error> {
+        Self::blocking(move || xlreg_node::Identity::generate(name)).await
+    }
+
+    /// Makes an identity named `name` and keeps it below `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if there is one already, or it can't be written.
+    pub async fn create(dir: impl Into<PathBuf>, name: Name) -> Result<Self, Error> {
+        let dir = dir.into();
+        Self::blocking(move || xlreg_node::Identity::create(&dir, name)).await
+    }
+
+    /// Loads the identity below `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if there is none, or it is not usable.
+    pub async fn load(dir: impl Into<PathBuf>) -> Result<Self, Error> {
+        let dir = dir.into();
+        Self::blocking(move || xlreg_node::Identity::load(&dir)).await
+    }
+
+    /// Loads the identity below `dir`, or makes one named `name` there.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if what is there is not usable, or can't be written.
+    pub async fn load_or_create(dir: impl Into<PathBuf>, name: Name) -> Result<Self, Error> {
+        let dir = dir.into();
+        Self::blocking(move || xlreg_node::Identity::load_or_create(&dir, name)).await
+    }
+
+    /// Makes or reads keys off the async threads.
+    async fn blocking(
+        make: impl FnOnce() -> Result<xlreg_node::Identity, IdentityError> + Send + 'static,
+    ) -> Result<Self, Error> {
+        let inner = spawn_blocking(make)
+            .await
+            .expect("making an identity does not panic")?;
+        Ok(Self { inner })
+    }
+
+    /// The same node under another name, for one cluster. Its file stays as it is.
+    #[must_use]
+    pub fn with_name(self, name: Name) -> Self {
+        Self {
+            inner: self.inner.with_name(name),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    /// Its ID; none for an identity from before 2014-11, which gets one from the registry.
+    #[must_use]
+    pub fn id(&self) -> Option<NodeId> {
+        self.inner.id()
+    }
+
+    /// The public key that others agree on session keys with.
+    #[must_use]
+    pub fn comms_key(&self) -> &PublicKey {
+        self.inner.comms_key().public()
+    }
+
+    /// The public key that says who this is.
+    #[must_use]
+    pub fn sig_key(&self) -> &PublicKey {
+        self.inner.sig_key().public()
+    }
+
+    /// Where it is kept, if it is.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        self.inner.dir()
+    }
+
+    /// Signs what it says of itself: an RSA private operation, off the async threads.
+    pub(crate) async fn claim(&self, endpoints: Vec<Endpoint>) -> Result<Claim, Error> {
+        let inner = self.inner.clone();
+        let claim = spawn_blocking(move || inner.claim(0, endpoints)).await;
+        Ok(claim.expect("signing does not panic")?)
+    }
+
+    /// Keeps a roster below `dir`: as `roster.json` for any program, and as
+    /// `.xlattice/cluster.member.config` for the original library, if this node is in it and the
+    /// cluster's name is known. Returns the path of `roster.json`.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if a file can't be written.
+    pub async fn keep_roster(
+        &self,
+        dir: &Path,
+        roster: &Roster,
+        registry: &Credentials,
+    ) -> Result<PathBuf, Error> {
+        let json = format!("{:#}\n", roster.to_json());
+        let member = self.member_file(roster, registry);
+        let dir = dir.to_owned();
+        let write = move || {
+            let path = dir.join(ROSTER_FILE);
+            write(&path, json.as_bytes(), Mode::Public)?;
+            if let Some(member) = member {
+                write(
+                    &dir.join(MEMBER_FILE),
+                    member.to_text().as_bytes(),
+                    Mode::Private,
+                )?;
+            }
+            Ok(path)
+        };
+        spawn_blocking(write)
+            .await
+            .expect("writing files does not panic")
+    }
+
+    /// What the original library keeps of a membership.
+    fn member_file(&self, roster: &Roster, registry: &Credentials) -> Option<MemberFile> {
+        let rank = roster.rank_of_key(self.sig_key(), self.name())?;
+        let me = roster.members.get(rank)?;
+        let node = NodeFile {
+            name: self.name().clone(),
+            id: FileId::from(me.id),
+            endpoints: me.endpoints.clone(),
+            peers: vec![Peer::from(registry)],
+            ..self.inner.node().clone()
+        };
+        let info = |member: &Arc<_>| MemberInfo::from(&**member);
+        Some(MemberFile {
+            node,
+            attrs: me.attrs,
+            cluster_name: roster.name.clone()?,
+            cluster_id: FileId::from(roster.id),
+            cluster_attrs: roster.attrs,
+            cluster_max_size: roster.size,
+            endpoint_count: roster.endpoint_count,
+            self_index: u32::try_from(rank).ok()?,
+            members: roster.members.iter().map(info).collect(),
+        })
+    }
+}
+
+fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), Error> {
+    let made = path.parent().map_or(Ok(()), files::create_dir);
+    made.and_then(|()| files::replace(path, content, mode))
+        .map_err(|source| {
+            IdentityError::File {
+                doing: "writing",
+                path: path.to_owned(),
+                source,
+            }
+            .into()
+        })
+}

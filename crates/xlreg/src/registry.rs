@@ -1,0 +1,580 @@
+//! A registry to talk to: create, join, wait, show.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tracing::debug;
+use xlreg_core::limits::{CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN};
+use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, Version};
+use xlreg_proto::channel::Dialect;
+use xlreg_proto::message::{About, ClusterInfo, Entry, Reply, Request};
+use xlreg_proto::text::Credentials;
+
+use crate::error::{Error, Problem};
+use crate::identity::Identity;
+use crate::link::{Link, protocol};
+use crate::roster::Roster;
+
+/// How long to leave a registry alone between two lookups that found nothing new: what deployed
+/// clients do. Our servers hold a lookup longer than that, so with them there is no pause.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+
+/// The first and the longest pause before connecting again to a registry that went away.
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// A registry, known and pinned by its credentials. Holds no connection; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    credentials: Arc<Credentials>,
+    dialect: Dialect,
+}
+
+/// A cluster to define.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCluster {
+    /// Its name, unique in the registry.
+    pub name: Name,
+    /// How many members: 2 to 64.
+    pub size: u32,
+    /// Endpoints each must bring: 1, or 2 if the cluster has clients.
+    pub endpoint_count: u32,
+    /// `CLUSTER_ATTR_*` bits.
+    pub attrs: u64,
+}
+
+/// A member's place in a cluster. Keeps a connection while it waits, until it is dropped.
+pub struct Membership {
+    lookup: Lookup,
+    /// Who we are there.
+    id: NodeId,
+}
+
+impl Registry {
+    /// The registry whose credentials (`regCred.dat`) are in this file.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it can't be read, [`Error::Text`] if it is not such a file.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+            doing: "reading the registry's credentials",
+            path: path.to_owned(),
+            source,
+        })?;
+        let credentials = Credentials::parse(&text).map_err(|source| Error::Text {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self::new(credentials))
+    }
+
+    /// The registry with these credentials; their version tells which dialect it speaks.
+    #[must_use]
+    pub fn new(credentials: Credentials) -> Self {
+        let newer = credentials.version >= Version::FIRST_OF_1_9;
+        let dialect = if newer { Dialect::V1_9 } else { Dialect::V1_8 };
+        Self {
+            credentials: Arc::new(credentials),
+            dialect,
+        }
+    }
+
+    /// The same registry, spoken to in this dialect whatever its credentials say.
+    #[must_use]
+    pub fn with_dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
+    /// What the registry is known by.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The dialect it is spoken to in.
+    #[must_use]
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// Asks the registry who it is. Original servers don't know this question and hang up.
+    ///
+    /// # Errors
+    /// Any of [`Error`]'s kinds that concern the network, or [`Error::Refused`].
+    pub async fn describe(&self) -> Result<(Version, Entry), Error> {
+        let mut link = Link::open(&self.credentials, self.dialect).await?;
+        let reply = link.ask(&Request::Credentials).await?;
+        let Reply::Credentials { version, registry } = reply else {
+            return Err(unexpected("RegCredRequest", &reply));
+        };
+        link.bye().await;
+        Ok((version, registry))
+    }
+
+    /// Registers `identity`, and returns the ID it is known by.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if its ID belongs to other keys, or one of the network's kinds.
+    pub async fn register(&self, identity: &Identity) -> Result<NodeId, Error> {
+        let (link, id) = self.introduce(identity, &[]).await?;
+        link.bye().await;
+        Ok(id)
+    }
+
+    /// Defines a cluster. If its name is taken, answers with the cluster that has it: compare the
+    /// size.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the registry will not, or one of the network's kinds.
+    pub async fn create(
+        &self,
+        identity: &Identity,
+        new: &NewCluster,
+    ) -> Result<ClusterInfo, Error> {
+        debug_assert!((CLUSTER_SIZE_MIN..=CLUSTER_SIZE_MAX).contains(&new.size));
+        debug_assert!((1..=CLUSTER_ENDPOINTS_MAX).contains(&new.endpoint_count));
+        let (mut link, _) = self.introduce(identity, &[]).await?;
+        let request = Request::Create {
+            name: new.name.clone(),
+            attrs: new.attrs,
+            size: new.size,
+            endpoint_count: new.endpoint_count,
+        };
+        let reply = link.ask(&request).await?;
+        let Reply::Created(info) = reply else {
+            return Err(unexpected("Create", &reply));
+        };
+        link.bye().await;
+        Ok(info)
+    }
+
+    /// Makes `identity` a member of a cluster, reached at `endpoints`.
+    ///
+    /// Joining again with the same name and keys gives the same rank.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the cluster is unknown or full or the name is another's, or one of
+    /// the network's kinds.
+    pub async fn join(
+        &self,
+        identity: &Identity,
+        cluster: &ClusterKey,
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Membership, Error> {
+        let asker = Asker {
+            registry: self.clone(),
+            identity: identity.clone(),
+            cluster: cluster.clone(),
+            endpoints: Some(endpoints),
+        };
+        let (lookup, id) = Lookup::start(asker).await?;
+        Ok(Membership { lookup, id })
+    }
+
+    /// Who is in a cluster now, without joining it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it is unknown, [`Error::MembersOnly`] from an original server, or one
+    /// of the network's kinds.
+    pub async fn show(&self, identity: &Identity, cluster: &ClusterKey) -> Result<Roster, Error> {
+        let (mut lookup, _) = Lookup::start(self.outsider(identity, cluster)).await?;
+        lookup.fetch_present().await?;
+        let roster = lookup.roster();
+        lookup.close().await;
+        Ok(roster)
+    }
+
+    /// Waits until a cluster is full, without joining it.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] if it is not full in time, else as [`Self::show`].
+    pub async fn wait(
+        &self,
+        identity: &Identity,
+        cluster: &ClusterKey,
+        at_most: Duration,
+    ) -> Result<Roster, Error> {
+        let (mut lookup, _) = Lookup::start(self.outsider(identity, cluster)).await?;
+        let roster = lookup.wait(at_most).await?;
+        lookup.close().await;
+        Ok(roster)
+    }
+
+    fn outsider(&self, identity: &Identity, cluster: &ClusterKey) -> Asker {
+        Asker {
+            registry: self.clone(),
+            identity: identity.clone(),
+            cluster: cluster.clone(),
+            endpoints: None,
+        }
+    }
+
+    /// Connects, and proves who we are.
+    async fn introduce(
+        &self,
+        identity: &Identity,
+        endpoints: &[Endpoint],
+    ) -> Result<(Link, NodeId), Error> {
+        let claim = identity.claim(endpoints.to_vec()).await?;
+        let mut link = Link::open(&self.credentials, self.dialect).await?;
+        let reply = link.ask(&Request::Member(claim)).await?;
+        match reply {
+            Reply::MemberOk { id, .. } => Ok((link, id)),
+            reply => Err(unexpected("Member", &reply)),
+        }
+    }
+}
+
+impl Membership {
+    /// The ID the registry knows us by.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// The cluster we are in.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.lookup.cluster.id
+    }
+
+    /// Waits until the cluster is full. If the registry goes away meanwhile, joins again as the
+    /// same member and goes on waiting.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] if it is not full in time.
+    pub async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
+        self.lookup.wait(at_most).await
+    }
+
+    /// Who is there now.
+    ///
+    /// # Errors
+    /// One of the network's kinds.
+    pub async fn roster(&mut self) -> Result<Roster, Error> {
+        self.lookup.fetch_present().await?;
+        Ok(self.lookup.roster())
+    }
+
+    /// Ends the connection in good order. The membership itself stays.
+    pub async fn close(self) {
+        self.lookup.close().await;
+    }
+}
+
+/// Who asks about which cluster: enough to start over with another connection.
+struct Asker {
+    registry: Registry,
+    identity: Identity,
+    cluster: ClusterKey,
+    /// Where we are reached, if we join; none if we only look.
+    endpoints: Option<Vec<Endpoint>>,
+}
+
+/// A cluster's roster, as far as we have it.
+struct Lookup {
+    asker: Asker,
+    link: Option<Link>,
+    cluster: Known,
+    members: BTreeMap<usize, Entry>,
+}
+
+/// What we know of the cluster itself.
+struct Known {
+    id: ClusterId,
+    name: Option<Name>,
+    /// How many members it is for, once told.
+    size: Option<u32>,
+    attrs: u64,
+    endpoint_count: u32,
+}
+
+impl Lookup {
+    /// Connects, and joins if we are to.
+    async fn start(asker: Asker) -> Result<(Self, NodeId), Error> {
+        let (link, known, id) = asker.connect().await?;
+        Ok((
+            Self {
+                asker,
+                link: Some(link),
+                cluster: known,
+                members: BTreeMap::new(),
+            },
+            id,
+        ))
+    }
+
+    /// Fetches until all are there and their entries are of one time, or `at_most` has passed.
+    async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
+        let began = Instant::now();
+        let mut silence = None;
+        let done = timeout_at(began + at_most, self.fill(&mut silence)).await;
+        match done {
+            Ok(Ok(())) => Ok(self.roster()),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                // The request under way has no answer any more; its connection is of no use.
+                self.link = None;
+                Err(self.roster().incomplete(began.elapsed(), silence).into())
+            }
+        }
+    }
+
+    /// The wait itself. `silence` says why the registry can't be heard, while it can't.
+    async fn fill(&mut self, silence: &mut Option<String>) -> Result<(), Error> {
+        let mut pause = RECONNECT_PAUSE_MIN;
+        loop {
+            match self.fill_over_one_link().await {
+                Ok(()) => return Ok(()),
+                Err(
+                    error @ (Error::Lost { .. }
+                    | Error::Unreachable { .. }
+                    | Error::NoAnswer { .. }),
+                ) => {
+                    debug!(%error, "reconnecting");
+                    *silence = Some(error.to_string());
+                    self.link = None;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for whoever is missing until nobody is. Whoever came early may have come back since
+    /// with other endpoints, so what did not come with the last answer is fetched once more.
+    async fn fill_over_one_link(&mut self) -> Result<(), Error> {
+        loop {
+            let (asked, before) = (Instant::now(), self.members.len());
+            let fresh = self.fetch(self.missing()).await?;
+            if self.missing() == Some(0) {
+                return self.refresh(self.all() & !fresh).await;
+            }
+            if self.members.len() == before {
+                sleep_until(asked + POLL_PAUSE).await;
+            }
+        }
+    }
+
+    /// Fetches everyone who is there now, as many answers as that takes. Asks for rank 0 each time,
+    /// who is there if anybody is, lest the registry hold its answer until there is news.
+    async fn fetch_present(&mut self) -> Result<(), Error> {
+        self.members.clear();
+        let mut fresh = self.fetch(None).await?;
+        while fresh != 0 && self.missing().is_some_and(|missing| missing != 0) {
+            let before = self.members.len();
+            fresh = self
+                .fetch(self.missing().map(|missing| missing | 1))
+                .await?;
+            if self.members.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches these members again, as many answers as that takes.
+    async fn refresh(&mut self, mut stale: u64) -> Result<(), Error> {
+        while stale != 0 {
+            let fresh = self.fetch(Some(stale)).await?;
+            if fresh & stale == 0 {
+                let problem = Problem::Absurd("members that were there are not there any more");
+                return Err(protocol("GetCluster", problem));
+            }
+            stale &= !fresh;
+        }
+        Ok(())
+    }
+
+    /// One request for the members in `which`, or all there are; returns those that came.
+    async fn fetch(&mut self, which: Option<u64>) -> Result<u64, Error> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                let (link, known, _) = self.asker.connect().await?;
+                self.cluster.id = known.id;
+                link
+            }
+        };
+        // Original servers take no name here; and once the ID is known it is the surer key.
+        let cluster = match (&self.asker.cluster, self.cluster.name.is_none()) {
+            (ClusterKey::Name(name), true) if self.asker.endpoints.is_none() => {
+                ClusterKey::Name(name.clone())
+            }
+            _ => ClusterKey::Id(self.cluster.id),
+        };
+        let which = which.or_else(|| self.asker.endpoints.is_some().then(|| self.all()));
+        let request = Request::GetCluster {
+            cluster: Some(cluster),
+            which,
+        };
+        let reply = link
+            .ask(&request)
+            .await
+            .map_err(|error| self.explain(&link, error))?;
+        let Reply::Members {
+            cluster,
+            which,
+            entries,
+            about,
+        } = reply
+        else {
+            return Err(unexpected("GetCluster", &reply));
+        };
+        self.link = Some(link);
+        self.take(cluster, which, entries, about)
+    }
+
+    /// Keeps what an answer says.
+    fn take(
+        &mut self,
+        cluster: ClusterId,
+        which: u64,
+        entries: Vec<Entry>,
+        about: Option<About>,
+    ) -> Result<u64, Error> {
+        self.cluster.id = cluster;
+        if let Some(about) = about {
+            self.cluster.name = Some(about.name);
+            self.cluster.size = Some(about.size);
+            self.cluster.attrs = about.attrs;
+            self.cluster.endpoint_count = about.endpoint_count;
+        }
+        let ranks = (0..64usize).filter(|rank| which & (1 << rank) != 0);
+        self.members.extend(ranks.zip(entries));
+        // Ranks are join order, so a roster has no gaps.
+        let absurd = |what| Err(protocol("GetCluster", Problem::Absurd(what)));
+        if self
+            .cluster
+            .size
+            .is_some_and(|size| self.members.len() > size as usize)
+        {
+            return absurd("there are more members than the cluster is for");
+        }
+        Ok(which)
+    }
+
+    /// An original server refuses to show a cluster to those who have not joined it.
+    fn explain(&self, link: &Link, error: Error) -> Error {
+        let looks_only = self.asker.endpoints.is_none();
+        match error {
+            Error::Refused {
+                reason: crate::Reason::Other(text),
+                ..
+            } if looks_only && text == "invalid msg type for current state" => Error::MembersOnly {
+                version: link.version,
+            },
+            error => error,
+        }
+    }
+
+    /// Bits of all the ranks there can be.
+    fn all(&self) -> u64 {
+        let size = self
+            .cluster
+            .size
+            .unwrap_or(CLUSTER_SIZE_MAX)
+            .min(CLUSTER_SIZE_MAX);
+        u64::MAX.checked_shr(CLUSTER_SIZE_MAX - size).unwrap_or(0)
+    }
+
+    /// Bits of the ranks we have no entry for; none if we don't know how many there are to be.
+    fn missing(&self) -> Option<u64> {
+        self.cluster.size?;
+        let have = self.members.keys().fold(0, |have, rank| have | 1 << rank);
+        Some(self.all() & !have)
+    }
+
+    fn roster(&self) -> Roster {
+        // Up to the first gap: a later rank is of no use before those below it are known.
+        let members: Vec<Arc<Member>> = (self.members.iter().enumerate())
+            .take_while(|(place, (rank, _))| place == *rank)
+            .map(|(_, (_, entry))| Arc::clone(entry))
+            .collect();
+        let name = match &self.asker.cluster {
+            ClusterKey::Name(name) => Some(name.clone()),
+            ClusterKey::Id(_) => self.cluster.name.clone(),
+        };
+        Roster {
+            name,
+            id: self.cluster.id,
+            size: self.cluster.size.unwrap_or(members.len() as u32),
+            attrs: self.cluster.attrs,
+            endpoint_count: self.cluster.endpoint_count,
+            members,
+        }
+    }
+
+    async fn close(self) {
+        if let Some(link) = self.link {
+            link.bye().await;
+        }
+    }
+}
+
+impl Asker {
+    /// A connection on which the cluster may be asked about, and what that told of it.
+    async fn connect(&self) -> Result<(Link, Known, NodeId), Error> {
+        let endpoints = self.endpoints.as_deref().unwrap_or_default();
+        let (mut link, id) = self.registry.introduce(&self.identity, endpoints).await?;
+        if self.endpoints.is_none() {
+            let id_if_known = match &self.cluster {
+                ClusterKey::Id(id) => *id,
+                // Not used: the first lookup goes by name, and its answer brings the ID.
+                ClusterKey::Name(_) => ClusterId::from_bytes([0; 20]),
+            };
+            let known = Known {
+                id: id_if_known,
+                name: None,
+                size: None,
+                attrs: 0,
+                endpoint_count: 1,
+            };
+            return Ok((link, known, id));
+        }
+        let reply = link
+            .ask(&Request::Join {
+                cluster: Some(self.cluster.clone()),
+            })
+            .await?;
+        let Reply::Joined(info) = reply else {
+            return Err(unexpected("Join", &reply));
+        };
+        let name = match &self.cluster {
+            ClusterKey::Name(name) => Some(name.clone()),
+            ClusterKey::Id(_) => None,
+        };
+        let ClusterInfo {
+            id: cluster,
+            size,
+            attrs,
+            endpoint_count,
+        } = info;
+        Ok((
+            link,
+            Known {
+                id: cluster,
+                name,
+                size: Some(size),
+                attrs,
+                endpoint_count,
+            },
+            id,
+        ))
+    }
+}
+
+fn unexpected(request: &'static str, reply: &Reply) -> Error {
+    protocol(
+        request,
+        Problem::Unexpected {
+            got: reply.tag().as_str_name(),
+        },
+    )
+}
