@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {
-        Some("codegen") => fs::write(committed(), generate()?).context("writing the generated code"),
+        Some("codegen") => {
+            fs::write(committed(), generate()?).context("writing the generated code")
+        }
         _ => bail!("usage: cargo run -p xtask -- codegen"),
     }
 }
@@ -28,7 +30,8 @@ fn committed() -> PathBuf {
 /// The Rust code of `xlreg.proto`, formatted.
 fn generate() -> Result<String> {
     let protos = root().join("crates/xlreg-proto/proto");
-    let descriptors = protox::compile(["xlreg.proto"], [&protos]).context("compiling xlreg.proto")?;
+    let descriptors =
+        protox::compile(["xlreg.proto"], [&protos]).context("compiling xlreg.proto")?;
     let out = tempfile::tempdir().context("making a scratch directory")?;
     prost_build::Config::new()
         .out_dir(out.path())
@@ -44,6 +47,9 @@ mod tests {
     #[test]
     fn the_committed_code_is_what_the_proto_files_give() {
         let committed = fs::read_to_string(committed()).unwrap();
-        assert!(committed == generate().unwrap(), "stale: run `cargo run -p xtask -- codegen`");
+        assert!(
+            committed == generate().unwrap(),
+            "stale: run `cargo run -p xtask -- codegen`"
+        );
     }
 }

@@ -1,0 +1,138 @@
+//! The flags that say which registry to talk to, and as whom.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use directories::ProjectDirs;
+use xlreg::{ClusterKey, Dialect, Identity, Name, Registry};
+
+use crate::exit::{Code, Ending};
+
+/// Which registry.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Connect {
+    /// The registry's credentials, its regCred.dat
+    #[arg(long, value_name = "CRED", env = "XLREG_REGISTRY")]
+    registry: PathBuf,
+    /// Speak this dialect, whatever the version in the credentials says
+    #[arg(long, env = "XLREG_DIALECT")]
+    dialect: Option<DialectFlag>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum DialectFlag {
+    #[value(name = "1.8")]
+    V1_8,
+    #[value(name = "1.9")]
+    V1_9,
+}
+
+impl Connect {
+    /// The registry to talk to.
+    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
+        let registry = Registry::open(&self.registry)?;
+        Ok(match self.dialect {
+            None => registry,
+            Some(DialectFlag::V1_8) => registry.with_dialect(Dialect::V1_8),
+            Some(DialectFlag::V1_9) => registry.with_dialect(Dialect::V1_9),
+        })
+    }
+
+    /// The credentials' file as an absolute path, for a line to copy.
+    pub(crate) fn path(&self) -> PathBuf {
+        std::path::absolute(&self.registry).unwrap_or_else(|_| self.registry.clone())
+    }
+}
+
+/// As whom to ask about clusters, for commands that join none.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct AsWhom {
+    /// Ask as the identity in this directory [default: one of your own, made when first needed]
+    #[arg(long, value_name = "DIR", env = "XLREG_IDENTITY")]
+    identity: Option<PathBuf>,
+}
+
+impl AsWhom {
+    /// That identity; made if it is the default one and missing.
+    pub(crate) async fn identity(&self) -> anyhow::Result<Identity> {
+        match &self.identity {
+            Some(dir) => Ok(Identity::load(dir).await?),
+            None => {
+                let name: Name = "admin".parse().context("the default name")?;
+                Ok(Identity::load_or_create(data_dir()?.join("admin"), name).await?)
+            }
+        }
+    }
+}
+
+/// Where this user's things are kept: identities, and a registry's data.
+pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
+    let dirs = ProjectDirs::from("", "", "xlreg").ok_or_else(|| {
+        Ending::new(
+            Code::Failed,
+            "cannot tell your data directory, since there is no home directory: \
+             set HOME, or name a directory with --data or --identity",
+        )
+    })?;
+    Ok(dirs.data_dir().to_owned())
+}
+
+/// A duration with a unit: `500ms`, `30s`, `2m`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= Duration::from_secs(366 * 24 * 3600) => Ok(duration),
+        Ok(_) => Err("more than a year".to_owned()),
+        Err(error) => Err(format!("{error}; write it as 500ms, 30s or 2m")),
+    }
+}
+
+/// A cluster by its ID, 40 hex digits, or by its name.
+pub(crate) fn cluster_key(text: &str) -> Result<ClusterKey, String> {
+    if text.len() == 40
+        && let Ok(id) = text.parse()
+    {
+        return Ok(ClusterKey::Id(id));
+    }
+    text.parse()
+        .map(ClusterKey::Name)
+        .map_err(|error: xlreg_core::name::NameError| error.to_string())
+}
+
+/// How a path is written in a line to copy into a shell.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forty_hex_digits_are_an_id_and_anything_else_a_name() {
+        assert!(matches!(
+            cluster_key(&"a5".repeat(20)),
+            Ok(ClusterKey::Id(_))
+        ));
+        assert!(matches!(cluster_key("alpha"), Ok(ClusterKey::Name(_))));
+        assert!(matches!(
+            cluster_key(&"x".repeat(40)),
+            Ok(ClusterKey::Name(_))
+        ));
+        assert!(cluster_key("no name").is_err());
+    }
+
+    #[test]
+    fn a_path_survives_the_shell() {
+        assert_eq!(shell_word(Path::new("/a/b.dat")), "/a/b.dat");
+        assert_eq!(shell_word(Path::new("/a b")), "'/a b'");
+        assert_eq!(shell_word(Path::new("it's")), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,85 @@
+//! `xlreg id`: make and show identities.
+
+use std::path::PathBuf;
+
+use anstream::eprintln;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use xlreg::{Identity, Name};
+use xlreg_proto::text;
+
+use crate::exit::Code;
+use crate::output::Output;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make an identity: an ID and two RSA keys
+    New(NewArgs),
+    /// Show an identity; never its private keys
+    Show(ShowArgs),
+}
+
+#[derive(Args)]
+pub(crate) struct NewArgs {
+    /// The directory to keep it in; made if missing
+    dir: PathBuf,
+    /// Its name: a letter or '_', then letters, digits and '_'
+    #[arg(long, default_value = "node")]
+    name: Name,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct ShowArgs {
+    /// The directory it is kept in
+    #[arg(env = "XLREG_IDENTITY")]
+    dir: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
+    match command {
+        Command::New(args) => {
+            let made = crate::block_on(async {
+                Ok(Identity::create(&args.dir, args.name.clone()).await?)
+            })?;
+            print(&made, args.output)?;
+            if args.output.is_human() {
+                let dir = crate::connect::shell_word(&args.dir);
+                eprintln!("next: xlreg join CLUSTER --identity {dir} --endpoint HOST:PORT");
+            }
+        }
+        Command::Show(args) => {
+            let identity = crate::block_on(async { Ok(Identity::load(&args.dir).await?) })?;
+            print(&identity, args.output)?;
+        }
+    }
+    Ok(Code::Done)
+}
+
+fn print(identity: &Identity, output: Output) -> anyhow::Result<()> {
+    let id = identity.id().map(|id| id.to_string());
+    let dir = identity.dir().map(|dir| dir.display().to_string());
+    let json = json!({
+        "name": identity.name().as_str(),
+        "id": id,
+        "dir": dir,
+        "sig_key": text::sshkey::encode(identity.sig_key()),
+        "sig_key_sha256": identity.sig_key().fingerprint().to_string(),
+        "comms_key": text::sshkey::encode(identity.comms_key()),
+        "comms_key_sha256": identity.comms_key().fingerprint().to_string(),
+    });
+    output.print(&json, || {
+        format!(
+            "name       {}\nid         {}\nsig key    sha256 {}\ncomms key  sha256 {}\nkept in    {}",
+            identity.name(),
+            id.as_deref().unwrap_or("none yet: the registry issues one"),
+            identity.sig_key().fingerprint(),
+            identity.comms_key().fingerprint(),
+            dir.as_deref().unwrap_or("memory"),
+        )
+    })?;
+    Ok(())
+}

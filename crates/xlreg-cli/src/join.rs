@@ -1,0 +1,155 @@
+//! `xlreg join`: become a member, wait for the roster, optionally become a program.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anstream::eprintln;
+use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster};
+
+use crate::connect::{Connect, cluster_key, data_dir, duration};
+use crate::exit::{Code, Ending};
+use crate::member_env;
+use crate::output::{self, Output};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The cluster's name or ID
+    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
+    cluster: ClusterKey,
+    /// Where this member is reached, HOST:PORT: first by the other members, second by clients
+    #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
+    endpoints: Vec<Endpoint>,
+    /// The member's name, unique in the cluster [default: its identity's, or one made of HOST and
+    /// PORT]
+    #[arg(long)]
+    name: Option<Name>,
+    /// Keep the identity and the roster in this directory; come back with it, and you are the same
+    /// member [default: a directory of its own for each cluster and name]
+    #[arg(long, value_name = "DIR", env = "XLREG_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// How long to wait for the others at most
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
+    timeout: Duration,
+    /// Don't wait for the others: go on with whoever is there
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+    /// A program to become once the roster is there, with its arguments; it finds the roster in
+    /// its environment
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// A member that holds its roster.
+struct Joined {
+    dir: PathBuf,
+    roster: Roster,
+    rank: usize,
+    roster_file: PathBuf,
+}
+
+pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
+    let joined = crate::block_on(join(args))?;
+    let human = || output::roster(&joined.roster);
+    if let Some((program, arguments)) = args.command.split_first() {
+        // Stdout belongs to the program now.
+        eprintln!("{}", human());
+        return become_program(&joined, program, arguments);
+    }
+    args.output.print(&joined.roster.to_json(), human)?;
+    if args.output.is_human() {
+        eprintln!("kept in {}", joined.roster_file.display());
+    }
+    Ok(Code::Done)
+}
+
+async fn join(args: &Args) -> anyhow::Result<Joined> {
+    let registry = args.connect.registry()?;
+    let dir = match &args.identity {
+        Some(dir) => dir.clone(),
+        None => data_dir()?
+            .join("members")
+            .join(args.cluster.to_string())
+            .join(name(args)?.as_str()),
+    };
+    let mut identity = Identity::load_or_create(&dir, name(args)?).await?;
+    if let Some(name) = &args.name {
+        identity = identity.with_name(name.clone());
+    }
+    let mut membership = registry
+        .join(&identity, &args.cluster, args.endpoints.clone())
+        .await?;
+    let roster = if args.no_wait {
+        membership.roster().await?
+    } else {
+        membership.wait(args.timeout).await?
+    };
+    membership.close().await;
+    let rank = roster
+        .rank_of_key(identity.sig_key(), identity.name())
+        .ok_or_else(|| {
+            Ending::new(
+                Code::Failed,
+                "the registry let us in, but its roster does not show us",
+            )
+        })?;
+    let roster_file = identity
+        .keep_roster(&dir, &roster, registry.credentials())
+        .await?;
+    Ok(Joined {
+        dir,
+        roster,
+        rank,
+        roster_file,
+    })
+}
+
+/// The name given, or one made of the first endpoint, such as `node_10_0_0_7_4001`: the same
+/// command line is the same member, and those that differ are different ones.
+fn name(args: &Args) -> anyhow::Result<Name> {
+    if let Some(name) = &args.name {
+        return Ok(name.clone());
+    }
+    let Some(endpoint) = args.endpoints.first() else {
+        return Err(Ending::new(Code::Usage, "a member needs at least one --endpoint").into());
+    };
+    let text: String = endpoint
+        .as_str()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
+    let made = format!("node_{text}").parse();
+    made.map_err(|_| {
+        Ending::new(
+            Code::Usage,
+            format!("no name can be made of {endpoint}: give one with --name"),
+        )
+        .into()
+    })
+}
+
+/// Replaces this process. Returns only if that fails.
+fn become_program(joined: &Joined, program: &str, arguments: &[String]) -> anyhow::Result<Code> {
+    let Joined {
+        dir,
+        roster,
+        rank,
+        roster_file,
+    } = joined;
+    let me = roster
+        .members
+        .get(*rank)
+        .expect("the rank was found in this very roster");
+    let dir = std::path::absolute(dir)?;
+    let roster_file = std::path::absolute(roster_file)?;
+    let error = std::process::Command::new(program)
+        .args(arguments)
+        .envs(member_env::variables(roster, *rank, me, &dir, &roster_file))
+        .exec();
+    let message = format!("joined as rank {rank}, but cannot start {program}: {error}");
+    Err(Ending::new(Code::Failed, message).into())
+}

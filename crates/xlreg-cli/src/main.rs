@@ -1,0 +1,105 @@
+//! The command `xlreg`.
+//!
+//! One file a subcommand; each holds its flags, what it does, and what it prints. Data goes to
+//! stdout, everything else to stderr; [`exit`] says with which code each ending leaves.
+//!
+//! | module | subcommand |
+//! |---|---|
+//! | [`serve`] | run a registry |
+//! | [`run`] | a cluster of N copies of a program, here, now |
+//! | [`cluster`] | create, show, wait |
+//! | [`join`] | become a member, and then a program |
+//! | [`id`], [`cred`] | identities and credentials |
+//! | [`extras`] | completions and man pages |
+
+#![forbid(unsafe_code)]
+
+mod cluster;
+mod connect;
+mod cred;
+mod exit;
+mod extras;
+mod id;
+mod join;
+mod logs;
+mod member_env;
+mod output;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::Code;
+
+/// Bring small clusters into being in seconds.
+///
+/// Machines meet at a registry, prove who they are with their own RSA keys, agree on a roster, and
+/// leave knowing every other member's ID, rank, addresses and public keys.
+#[derive(Parser)]
+#[command(
+    name = "xlreg",
+    version,
+    max_term_width = 100,
+    propagate_version = true
+)]
+#[command(after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a registry: durable by default, with --ephemeral a throw-away one
+    Serve(serve::Args),
+    /// Start N copies of a program as one cluster, here, now
+    Run(run::Args),
+    /// Create a cluster, show it, wait until it is full
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Become a member, wait for the roster, optionally become a program
+    Join(join::Args),
+    /// Make and show identities
+    #[command(subcommand)]
+    Id(id::Command),
+    /// Show and check a registry's credentials
+    #[command(subcommand)]
+    Cred(cred::Command),
+    /// Print a completion script for a shell
+    Completions(extras::CompletionsArgs),
+    /// Print the manual page, or write those of all subcommands
+    Man(extras::ManArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(args) => serve::main(&args),
+        Command::Run(args) => run::main(&args),
+        Command::Cluster(command) => cluster::main(&command),
+        Command::Join(args) => join::main(&args),
+        Command::Id(command) => id::main(&command),
+        Command::Cred(command) => cred::main(&command),
+        Command::Completions(args) => extras::completions(&args),
+        Command::Man(args) => extras::man(&args),
+    };
+    match result {
+        Ok(code) => code.into(),
+        Err(error) => exit::report(&error).into(),
+    }
+}
+
+/// Runs an async command to its end, or until Ctrl-C ends it.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            result = work => result,
+            _ = tokio::signal::ctrl_c() => Err(exit::Ending::new(Code::Interrupted, "interrupted").into()),
+        }
+    })
+}

@@ -1,0 +1,97 @@
+//! What goes to stdout, for people or for programs.
+
+use std::io::{self, Write as _};
+
+use clap::{Args, ValueEnum};
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use xlreg::Roster;
+
+/// How to print.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// Print for people, or JSON for programs
+    #[arg(
+        long = "output",
+        value_name = "FORMAT",
+        default_value = "human",
+        env = "XLREG_OUTPUT"
+    )]
+    format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Human,
+    /// One JSON document
+    Json,
+}
+
+impl Output {
+    /// Prints one or the other to stdout.
+    pub(crate) fn print(
+        self,
+        json: &serde_json::Value,
+        human: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        match self.format {
+            Format::Json => line(&format!("{json:#}")),
+            Format::Human => line(human().trim_end()),
+        }
+    }
+
+    /// Whether a person reads it, who may be glad of a hint.
+    pub(crate) fn is_human(self) -> bool {
+        self.format == Format::Human
+    }
+}
+
+/// A line to stdout. Whoever closed the pipe has read enough; that is no error.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let written = writeln!(io::stdout().lock(), "{text}");
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// A roster as a table, with a line above that says how complete it is.
+pub(crate) fn roster(roster: &Roster) -> String {
+    let state = if roster.is_complete() {
+        "complete"
+    } else {
+        "incomplete"
+    };
+    let (here, size) = (roster.members.len(), roster.size);
+    let title = format!(
+        "cluster {} ({}): {here} of {size}, {state}",
+        roster.title(),
+        roster.id
+    );
+    let rows = roster.members.iter().enumerate().map(|(rank, member)| {
+        let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
+        vec![
+            rank.to_string(),
+            member.name.to_string(),
+            endpoints.join(" "),
+            member.id.to_string(),
+        ]
+    });
+    format!(
+        "{title}\n{}",
+        table(&["RANK", "NAME", "ENDPOINTS", "ID"], rows)
+    )
+}
+
+/// Columns without lines, as wide as their contents.
+fn table<'a>(header: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    let lines = table.lines().map(|line| line.trim_end().to_owned());
+    lines.collect::<Vec<_>>().join("\n")
+}

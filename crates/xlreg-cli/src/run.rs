@@ -1,0 +1,358 @@
+//! `xlreg run`: a cluster of N copies of a program, here, now.
+//!
+//! A registry of its own, in this process; N members with identities and ports of their own, joined
+//! over real TCP; and then, once all hold the whole roster, the N programs. What it made is gone
+//! when they are.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anstream::eprintln;
+use anyhow::Context as _;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use xlreg::{Credentials, Identity, Membership, Name, NewCluster, Registry, Roster, Version};
+use xlreg_core::limits::Limits;
+use xlreg_proto::keys::random;
+use xlreg_server::{Config, Home, Report, Server};
+use xlreg_store::LocalEngine;
+
+use crate::connect::duration;
+use crate::exit::{Code, Ending};
+use crate::member_env;
+
+/// Between asking programs to stop and stopping them.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// How many members
+    #[arg(short = 'n', long = "members", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
+    members: u32,
+    /// How long the cluster may take to form
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
+    timeout: Duration,
+    /// The program, and its arguments; each finds its place and the roster in XLREG_* variables
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// A registry in this process, with nothing to outlive it.
+struct ThrowAway {
+    credentials: Credentials,
+    stop: CancellationToken,
+    server: JoinHandle<Report>,
+}
+
+/// A member before its program starts.
+struct Seat {
+    identity: Identity,
+    /// Holds the member's port until its program is about to start.
+    port: TcpListener,
+    dir: PathBuf,
+}
+
+/// A member's program and what it needs.
+struct Ready {
+    seat: Seat,
+    roster: Roster,
+    roster_file: PathBuf,
+    rank: usize,
+}
+
+pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(args))
+}
+
+async fn run(args: &Args) -> anyhow::Result<Code> {
+    let (mut int, mut term) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        asked.cancel();
+    });
+    let scratch = tempfile::Builder::new().prefix("xlreg-run-").tempdir()?;
+    let ready = tokio::select! {
+        formed = form(args, &scratch) => formed?,
+        () = stop.cancelled() => return Err(interrupted().into()),
+    };
+    let code = supervise(&args.command, ready, &stop).await?;
+    scratch
+        .close()
+        .context("removing the cluster's directory")?;
+    Ok(code)
+}
+
+fn interrupted() -> Ending {
+    Ending::new(Code::Interrupted, "interrupted")
+}
+
+/// Everything up to the barrier: when this returns, every member holds the whole roster.
+async fn form(args: &Args, scratch: &TempDir) -> anyhow::Result<Vec<Ready>> {
+    let (throw_away, seats) = tokio::try_join!(
+        ThrowAway::start(scratch.path()),
+        seats(args.members, scratch.path())
+    )?;
+    let registry = Registry::new(throw_away.credentials.clone());
+    let cluster = unique_name()?;
+    let new = NewCluster {
+        name: cluster.clone(),
+        size: args.members,
+        endpoint_count: 1,
+        attrs: 1,
+    };
+    let first = seats.first().expect("at least two members");
+    registry.create(&first.identity, &new).await?;
+
+    // One after another, so that member_0 has rank 0 and so on; the wait then is for all at once.
+    let mut waiting = JoinSet::new();
+    for seat in seats {
+        let endpoint = seat
+            .port
+            .local_addr()?
+            .to_string()
+            .parse()
+            .context("a bound address")?;
+        let key = xlreg::ClusterKey::Name(cluster.clone());
+        let membership = registry.join(&seat.identity, &key, vec![endpoint]).await?;
+        waiting.spawn(wait(seat, membership, registry.clone(), args.timeout));
+    }
+    let mut ready = Vec::new();
+    while let Some(waited) = waiting.join_next().await {
+        ready.push(waited.context("waiting for the roster")??);
+    }
+    ready.sort_by_key(|member: &Ready| member.rank);
+    throw_away.finish().await;
+    Ok(ready)
+}
+
+/// One member's wait for the others.
+async fn wait(
+    seat: Seat,
+    mut membership: Membership,
+    registry: Registry,
+    at_most: Duration,
+) -> anyhow::Result<Ready> {
+    let roster = membership.wait(at_most).await?;
+    membership.close().await;
+    let rank = roster
+        .rank_of_key(seat.identity.sig_key(), seat.identity.name())
+        .context("the complete roster does not show one of its members; this is a bug")?;
+    let roster_file = seat
+        .identity
+        .keep_roster(&seat.dir, &roster, registry.credentials())
+        .await?;
+    Ok(Ready {
+        seat,
+        roster,
+        roster_file,
+        rank,
+    })
+}
+
+/// A name that no other cluster has: `run_` and 48 random bits.
+fn unique_name() -> anyhow::Result<Name> {
+    let number = random::<6>()
+        .iter()
+        .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("run_{number:012x}")
+        .parse()
+        .context("a generated name")
+}
+
+/// Identities and ports for all members; keys are made on all cores.
+async fn seats(members: u32, scratch: &Path) -> anyhow::Result<Vec<Seat>> {
+    let mut making = Vec::new();
+    for rank in 0..members {
+        let name: Name = format!("member_{rank}")
+            .parse()
+            .context("a generated name")?;
+        let dir = scratch.join(name.as_str());
+        let identity = tokio::spawn(Identity::create(dir.clone(), name));
+        let port = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        making.push((identity, port, dir));
+    }
+    let mut seats = Vec::new();
+    for (identity, port, dir) in making {
+        seats.push(Seat {
+            identity: identity.await??,
+            port,
+            dir,
+        });
+    }
+    Ok(seats)
+}
+
+impl ThrowAway {
+    async fn start(scratch: &Path) -> anyhow::Result<Self> {
+        let dir = scratch.to_owned();
+        let name: Name = "xlReg".parse().context("the registry's name")?;
+        let made = tokio::task::spawn_blocking(move || Home::ephemeral(&dir, name));
+        let home = made.await??;
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;
+        let engine = Arc::new(LocalEngine::in_memory(Limits::default()));
+        let (key, identity) = (home.comms_key(), home.introduce(&credentials));
+        let server = Server::new(
+            listener,
+            engine,
+            key,
+            identity,
+            Config::default().connections,
+        )?;
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server.run(stop.clone()));
+        Ok(Self {
+            credentials,
+            stop,
+            server,
+        })
+    }
+
+    /// From here on, nobody needs the registry.
+    async fn finish(self) {
+        self.stop.cancel();
+        if let Err(error) = self.server.await {
+            eprintln!("xlreg: the registry ended badly: {error}");
+        }
+    }
+}
+
+/// A running program, with the process group it leads.
+struct Program {
+    name: Name,
+    group: Pid,
+    child: Child,
+}
+
+/// Starts the programs, and waits for their end. The first that fails ends the others.
+async fn supervise(
+    command: &[String],
+    ready: Vec<Ready>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Code> {
+    let mut groups = Groups::default();
+    let mut ends = JoinSet::new();
+    for member in ready {
+        let Program {
+            name,
+            group,
+            mut child,
+        } = start(command, member)?;
+        groups.0.push(group);
+        ends.spawn(async move { (name, group, child.wait().await) });
+    }
+    let mut failure = None;
+    while failure.is_none() {
+        let ended = tokio::select! {
+            ended = ends.join_next() => ended,
+            () = stop.cancelled() => {
+                failure = Some(interrupted());
+                break;
+            }
+        };
+        let Some(ended) = ended else { break };
+        let (name, group, status) = ended.context("waiting for a program")?;
+        groups.forget(group);
+        let status = status.with_context(|| format!("waiting for {name}"))?;
+        if !status.success() {
+            failure = Some(Ending::new(
+                Code::Failed,
+                format!("{name} failed: {status}"),
+            ));
+        }
+    }
+    let Some(failure) = failure else {
+        return Ok(Code::Done);
+    };
+    groups.signal(Signal::SIGTERM);
+    let all_over = async { while ends.join_next().await.is_some() {} };
+    if timeout(GRACE, all_over).await.is_err() {
+        eprintln!("xlreg: some programs did not stop within {GRACE:?}; killing them");
+    }
+    Err(failure.into())
+}
+
+/// Process groups that may still have processes; killed when dropped.
+#[derive(Default)]
+struct Groups(Vec<Pid>);
+
+impl Groups {
+    fn forget(&mut self, group: Pid) {
+        self.0.retain(|other| *other != group);
+    }
+
+    fn signal(&self, signal: Signal) {
+        for group in &self.0 {
+            // ESRCH: all its processes have ended already.
+            let _ended = killpg(*group, signal);
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// Starts one member's program in a process group of its own, on the port that was held for it.
+fn start(command: &[String], member: Ready) -> anyhow::Result<Program> {
+    let Ready {
+        seat,
+        roster,
+        roster_file,
+        rank,
+    } = member;
+    let (program, arguments) = command.split_first().context("no program")?;
+    let me = roster
+        .members
+        .get(rank)
+        .context("a rank beyond the roster")?;
+    let name = me.name.clone();
+    drop(seat.port);
+    let child = Command::new(program)
+        .args(arguments)
+        .envs(member_env::variables(
+            &roster,
+            rank,
+            me,
+            &seat.dir,
+            &roster_file,
+        ))
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| {
+            Ending::new(
+                Code::Failed,
+                format!("cannot start {program} for {name}: {error}"),
+            )
+        })?;
+    let pid = child
+        .id()
+        .context("a program that has just started has a process ID")?;
+    let group = Pid::from_raw(pid.cast_signed());
+    Ok(Program { name, group, child })
+}
