@@ -47,9 +47,6 @@ mod tests {
     #[test]
     fn the_committed_code_is_what_the_proto_files_give() {
         let committed = fs::read_to_string(committed()).unwrap();
-        assert!(
-            committed == generate().unwrap(),
-            "stale: run `cargo run -p xtask -- codegen`"
-        );
+        assert!(committed == generate().unwrap(), "stale: run `cargo run -p xtask -- codegen`");
     }
 }

@@ -93,12 +93,8 @@ async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
         "size": made.size,
         "endpoint_count": made.endpoint_count,
     });
-    args.output.print(&json, || {
-        format!(
-            "cluster {} ({}) for {} members",
-            new.name, made.id, made.size
-        )
-    })?;
+    args.output
+        .print(&json, || format!("cluster {} ({}) for {} members", new.name, made.id, made.size))?;
     if args.output.is_human() {
         let endpoints = " --endpoint HOST:PORT".repeat(made.endpoint_count as usize);
         let credentials = shell_word(&args.connect.path());
@@ -112,25 +108,15 @@ async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
 
 async fn show(args: &ShowArgs) -> anyhow::Result<Code> {
     let identity = args.who.identity().await?;
-    let roster = args
-        .connect
-        .registry()?
-        .show(&identity, &args.cluster)
-        .await?;
-    args.output
-        .print(&roster.to_json(), || output::roster(&roster))?;
+    let roster = args.connect.registry()?.show(&identity, &args.cluster).await?;
+    args.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }
 
 async fn wait(args: &WaitArgs) -> anyhow::Result<Code> {
     let WaitArgs { show, timeout } = args;
     let identity = show.who.identity().await?;
-    let roster = show
-        .connect
-        .registry()?
-        .wait(&identity, &show.cluster, *timeout)
-        .await?;
-    show.output
-        .print(&roster.to_json(), || output::roster(&roster))?;
+    let roster = show.connect.registry()?.wait(&identity, &show.cluster, *timeout).await?;
+    show.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }

@@ -117,15 +117,9 @@ mod tests {
 
     #[test]
     fn forty_hex_digits_are_an_id_and_anything_else_a_name() {
-        assert!(matches!(
-            cluster_key(&"a5".repeat(20)),
-            Ok(ClusterKey::Id(_))
-        ));
+        assert!(matches!(cluster_key(&"a5".repeat(20)), Ok(ClusterKey::Id(_))));
         assert!(matches!(cluster_key("alpha"), Ok(ClusterKey::Name(_))));
-        assert!(matches!(
-            cluster_key(&"x".repeat(40)),
-            Ok(ClusterKey::Name(_))
-        ));
+        assert!(matches!(cluster_key(&"x".repeat(40)), Ok(ClusterKey::Name(_))));
         assert!(cluster_key("no name").is_err());
     }
 

@@ -76,11 +76,7 @@ fn show(args: &FileArgs) -> anyhow::Result<Code> {
 
 fn check(args: &CheckArgs) -> anyhow::Result<Code> {
     let registry = Registry::open(&args.file.file)?;
-    let found = if args.offline {
-        None
-    } else {
-        Some(crate::block_on(ask(&registry))?)
-    };
+    let found = if args.offline { None } else { Some(crate::block_on(ask(&registry))?) };
     let json = json!({
         "sound": true,
         "reached": found.is_some(),
@@ -108,9 +104,9 @@ struct Found {
 async fn ask(registry: &Registry) -> anyhow::Result<Found> {
     let credentials = registry.credentials();
     match registry.describe().await {
-        Ok((version, entry)) if entry.sig_key == credentials.sig_key => Ok(Found {
-            version: Some(version),
-        }),
+        Ok((version, entry)) if entry.sig_key == credentials.sig_key => {
+            Ok(Found { version: Some(version) })
+        }
         Ok(_) => {
             let message = "the server holds the comms key of these credentials, but calls another \
                            sig key its own: they are forged or out of date";
@@ -124,9 +120,5 @@ async fn ask(registry: &Registry) -> anyhow::Result<Found> {
 }
 
 fn endpoints(credentials: &Credentials) -> Vec<String> {
-    credentials
-        .endpoints
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    credentials.endpoints.iter().map(ToString::to_string).collect()
 }

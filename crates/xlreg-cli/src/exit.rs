@@ -47,10 +47,7 @@ pub(crate) struct Ending {
 
 impl Ending {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 }
 
@@ -136,10 +133,7 @@ mod tests {
             reason: Reason::Known(Refusal::ClusterFull { size: 2 }),
         };
         let error = anyhow::Error::from(refused).context("joining alpha");
-        assert_eq!(
-            message(&error),
-            "joining alpha: the registry refuses Join: cluster is full"
-        );
+        assert_eq!(message(&error), "joining alpha: the registry refuses Join: cluster is full");
         assert_eq!(code(&error), Code::Full);
         assert_eq!(code(&anyhow::anyhow!("something else")), Code::Failed);
     }

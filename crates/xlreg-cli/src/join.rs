@@ -71,41 +71,26 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let registry = args.connect.registry()?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => data_dir()?
-            .join("members")
-            .join(args.cluster.to_string())
-            .join(name(args)?.as_str()),
+        None => {
+            data_dir()?.join("members").join(args.cluster.to_string()).join(name(args)?.as_str())
+        }
     };
     let mut identity = Identity::load_or_create(&dir, name(args)?).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
     }
-    let mut membership = registry
-        .join(&identity, &args.cluster, args.endpoints.clone())
-        .await?;
+    let mut membership = registry.join(&identity, &args.cluster, args.endpoints.clone()).await?;
     let roster = if args.no_wait {
         membership.roster().await?
     } else {
         membership.wait(args.timeout).await?
     };
     membership.close().await;
-    let rank = roster
-        .rank_of_key(identity.sig_key(), identity.name())
-        .ok_or_else(|| {
-            Ending::new(
-                Code::Failed,
-                "the registry let us in, but its roster does not show us",
-            )
-        })?;
-    let roster_file = identity
-        .keep_roster(&dir, &roster, registry.credentials())
-        .await?;
-    Ok(Joined {
-        dir,
-        roster,
-        rank,
-        roster_file,
-    })
+    let rank = roster.rank_of_key(identity.sig_key(), identity.name()).ok_or_else(|| {
+        Ending::new(Code::Failed, "the registry let us in, but its roster does not show us")
+    })?;
+    let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
+    Ok(Joined { dir, roster, rank, roster_file })
 }
 
 /// The name given, or one made of the first endpoint, such as `node_10_0_0_7_4001`: the same
@@ -124,26 +109,15 @@ fn name(args: &Args) -> anyhow::Result<Name> {
         .collect();
     let made = format!("node_{text}").parse();
     made.map_err(|_| {
-        Ending::new(
-            Code::Usage,
-            format!("no name can be made of {endpoint}: give one with --name"),
-        )
-        .into()
+        Ending::new(Code::Usage, format!("no name can be made of {endpoint}: give one with --name"))
+            .into()
     })
 }
 
 /// Replaces this process. Returns only if that fails.
 fn become_program(joined: &Joined, program: &str, arguments: &[String]) -> anyhow::Result<Code> {
-    let Joined {
-        dir,
-        roster,
-        rank,
-        roster_file,
-    } = joined;
-    let me = roster
-        .members
-        .get(*rank)
-        .expect("the rank was found in this very roster");
+    let Joined { dir, roster, rank, roster_file } = joined;
+    let me = roster.members.get(*rank).expect("the rank was found in this very roster");
     let dir = std::path::absolute(dir)?;
     let roster_file = std::path::absolute(roster_file)?;
     let error = std::process::Command::new(program)

@@ -38,12 +38,7 @@ use crate::exit::Code;
 /// Machines meet at a registry, prove who they are with their own RSA keys, agree on a roster, and
 /// leave knowing every other member's ID, rank, addresses and public keys.
 #[derive(Parser)]
-#[command(
-    name = "xlreg",
-    version,
-    max_term_width = 100,
-    propagate_version = true
-)]
+#[command(name = "xlreg", version, max_term_width = 100, propagate_version = true)]
 #[command(after_help = exit::HELP)]
 struct Cli {
     #[command(subcommand)]
@@ -93,9 +88,7 @@ fn main() -> ExitCode {
 
 /// Runs an async command to its end, or until Ctrl-C ends it.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
             result = work => result,

@@ -31,8 +31,5 @@ pub(crate) fn variables(
         variables.push((host, endpoint.host().to_owned()));
         variables.push((port, endpoint.port().to_string()));
     }
-    variables
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

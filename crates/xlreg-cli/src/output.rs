@@ -11,12 +11,7 @@ use xlreg::Roster;
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Output {
     /// Print for people, or JSON for programs
-    #[arg(
-        long = "output",
-        value_name = "FORMAT",
-        default_value = "human",
-        env = "XLREG_OUTPUT"
-    )]
+    #[arg(long = "output", value_name = "FORMAT", default_value = "human", env = "XLREG_OUTPUT")]
     format: Format,
 }
 
@@ -58,38 +53,20 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 
 /// A roster as a table, with a line above that says how complete it is.
 pub(crate) fn roster(roster: &Roster) -> String {
-    let state = if roster.is_complete() {
-        "complete"
-    } else {
-        "incomplete"
-    };
+    let state = if roster.is_complete() { "complete" } else { "incomplete" };
     let (here, size) = (roster.members.len(), roster.size);
-    let title = format!(
-        "cluster {} ({}): {here} of {size}, {state}",
-        roster.title(),
-        roster.id
-    );
+    let title = format!("cluster {} ({}): {here} of {size}, {state}", roster.title(), roster.id);
     let rows = roster.members.iter().enumerate().map(|(rank, member)| {
         let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
-        vec![
-            rank.to_string(),
-            member.name.to_string(),
-            endpoints.join(" "),
-            member.id.to_string(),
-        ]
+        vec![rank.to_string(), member.name.to_string(), endpoints.join(" "), member.id.to_string()]
     });
-    format!(
-        "{title}\n{}",
-        table(&["RANK", "NAME", "ENDPOINTS", "ID"], rows)
-    )
+    format!("{title}\n{}", table(&["RANK", "NAME", "ENDPOINTS", "ID"], rows))
 }
 
 /// Columns without lines, as wide as their contents.
 fn table<'a>(header: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> String {
     let mut table = Table::new();
-    table
-        .load_style(NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table.add_rows(rows);
     let lines = table.lines().map(|line| line.trim_end().to_owned());

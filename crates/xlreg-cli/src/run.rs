@@ -71,17 +71,12 @@ struct Ready {
 }
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(args))
 }
 
 async fn run(args: &Args) -> anyhow::Result<Code> {
-    let (mut int, mut term) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let stop = CancellationToken::new();
     let asked = stop.clone();
     tokio::spawn(async move {
@@ -97,9 +92,7 @@ async fn run(args: &Args) -> anyhow::Result<Code> {
         () = stop.cancelled() => return Err(interrupted().into()),
     };
     let code = supervise(&args.command, ready, &stop).await?;
-    scratch
-        .close()
-        .context("removing the cluster's directory")?;
+    scratch.close().context("removing the cluster's directory")?;
     Ok(code)
 }
 
@@ -109,30 +102,18 @@ fn interrupted() -> Ending {
 
 /// Everything up to the barrier: when this returns, every member holds the whole roster.
 async fn form(args: &Args, scratch: &TempDir) -> anyhow::Result<Vec<Ready>> {
-    let (throw_away, seats) = tokio::try_join!(
-        ThrowAway::start(scratch.path()),
-        seats(args.members, scratch.path())
-    )?;
+    let (throw_away, seats) =
+        tokio::try_join!(ThrowAway::start(scratch.path()), seats(args.members, scratch.path()))?;
     let registry = Registry::new(throw_away.credentials.clone());
     let cluster = unique_name()?;
-    let new = NewCluster {
-        name: cluster.clone(),
-        size: args.members,
-        endpoint_count: 1,
-        attrs: 1,
-    };
+    let new = NewCluster { name: cluster.clone(), size: args.members, endpoint_count: 1, attrs: 1 };
     let first = seats.first().expect("at least two members");
     registry.create(&first.identity, &new).await?;
 
     // One after another, so that member_0 has rank 0 and so on; the wait then is for all at once.
     let mut waiting = JoinSet::new();
     for seat in seats {
-        let endpoint = seat
-            .port
-            .local_addr()?
-            .to_string()
-            .parse()
-            .context("a bound address")?;
+        let endpoint = seat.port.local_addr()?.to_string().parse().context("a bound address")?;
         let key = xlreg::ClusterKey::Name(cluster.clone());
         let membership = registry.join(&seat.identity, &key, vec![endpoint]).await?;
         waiting.spawn(wait(seat, membership, registry.clone(), args.timeout));
@@ -158,35 +139,21 @@ async fn wait(
     let rank = roster
         .rank_of_key(seat.identity.sig_key(), seat.identity.name())
         .context("the complete roster does not show one of its members; this is a bug")?;
-    let roster_file = seat
-        .identity
-        .keep_roster(&seat.dir, &roster, registry.credentials())
-        .await?;
-    Ok(Ready {
-        seat,
-        roster,
-        roster_file,
-        rank,
-    })
+    let roster_file = seat.identity.keep_roster(&seat.dir, &roster, registry.credentials()).await?;
+    Ok(Ready { seat, roster, roster_file, rank })
 }
 
 /// A name that no other cluster has: `run_` and 48 random bits.
 fn unique_name() -> anyhow::Result<Name> {
-    let number = random::<6>()
-        .iter()
-        .fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    format!("run_{number:012x}")
-        .parse()
-        .context("a generated name")
+    let number = random::<6>().iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("run_{number:012x}").parse().context("a generated name")
 }
 
 /// Identities and ports for all members; keys are made on all cores.
 async fn seats(members: u32, scratch: &Path) -> anyhow::Result<Vec<Seat>> {
     let mut making = Vec::new();
     for rank in 0..members {
-        let name: Name = format!("member_{rank}")
-            .parse()
-            .context("a generated name")?;
+        let name: Name = format!("member_{rank}").parse().context("a generated name")?;
         let dir = scratch.join(name.as_str());
         let identity = tokio::spawn(Identity::create(dir.clone(), name));
         let port = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
@@ -194,11 +161,7 @@ async fn seats(members: u32, scratch: &Path) -> anyhow::Result<Vec<Seat>> {
     }
     let mut seats = Vec::new();
     for (identity, port, dir) in making {
-        seats.push(Seat {
-            identity: identity.await??,
-            port,
-            dir,
-        });
+        seats.push(Seat { identity: identity.await??, port, dir });
     }
     Ok(seats)
 }
@@ -213,20 +176,10 @@ impl ThrowAway {
         let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;
         let engine = Arc::new(LocalEngine::in_memory(Limits::default()));
         let (key, identity) = (home.comms_key(), home.introduce(&credentials));
-        let server = Server::new(
-            listener,
-            engine,
-            key,
-            identity,
-            Config::default().connections,
-        )?;
+        let server = Server::new(listener, engine, key, identity, Config::default().connections)?;
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.run(stop.clone()));
-        Ok(Self {
-            credentials,
-            stop,
-            server,
-        })
+        Ok(Self { credentials, stop, server })
     }
 
     /// From here on, nobody needs the registry.
@@ -254,11 +207,7 @@ async fn supervise(
     let mut groups = Groups::default();
     let mut ends = JoinSet::new();
     for member in ready {
-        let Program {
-            name,
-            group,
-            mut child,
-        } = start(command, member)?;
+        let Program { name, group, mut child } = start(command, member)?;
         groups.0.push(group);
         ends.spawn(async move { (name, group, child.wait().await) });
     }
@@ -276,10 +225,7 @@ async fn supervise(
         groups.forget(group);
         let status = status.with_context(|| format!("waiting for {name}"))?;
         if !status.success() {
-            failure = Some(Ending::new(
-                Code::Failed,
-                format!("{name} failed: {status}"),
-            ));
+            failure = Some(Ending::new(Code::Failed, format!("{name} failed: {status}")));
         }
     }
     let Some(failure) = failure else {
@@ -318,41 +264,22 @@ impl Drop for Groups {
 
 /// Starts one member's program in a process group of its own, on the port that was held for it.
 fn start(command: &[String], member: Ready) -> anyhow::Result<Program> {
-    let Ready {
-        seat,
-        roster,
-        roster_file,
-        rank,
-    } = member;
+    let Ready { seat, roster, roster_file, rank } = member;
     let (program, arguments) = command.split_first().context("no program")?;
-    let me = roster
-        .members
-        .get(rank)
-        .context("a rank beyond the roster")?;
+    let me = roster.members.get(rank).context("a rank beyond the roster")?;
     let name = me.name.clone();
     drop(seat.port);
     let child = Command::new(program)
         .args(arguments)
-        .envs(member_env::variables(
-            &roster,
-            rank,
-            me,
-            &seat.dir,
-            &roster_file,
-        ))
+        .envs(member_env::variables(&roster, rank, me, &seat.dir, &roster_file))
         .stdin(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
-            Ending::new(
-                Code::Failed,
-                format!("cannot start {program} for {name}: {error}"),
-            )
+            Ending::new(Code::Failed, format!("cannot start {program} for {name}: {error}"))
         })?;
-    let pid = child
-        .id()
-        .context("a program that has just started has a process ID")?;
+    let pid = child.id().context("a program that has just started has a process ID")?;
     let group = Pid::from_raw(pid.cast_signed());
     Ok(Program { name, group, child })
 }

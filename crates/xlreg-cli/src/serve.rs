@@ -66,20 +66,12 @@ struct Settings {
 pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     args.logs.start()?;
     let settings = settings(args)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve(settings))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(settings))
 }
 
 /// Flag, then environment (clap does those two), then file, then default.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
-    let file = args
-        .config
-        .as_deref()
-        .map(File::read)
-        .transpose()?
-        .unwrap_or_default();
+    let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
     let config = Config::from_file(&file)?;
     let name = match (&args.name, &file.name) {
         (Some(name), _) => Some(name.clone()),
@@ -98,11 +90,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         }
     };
     Ok(Settings {
-        listen: args
-            .listen
-            .clone()
-            .or(file.listen)
-            .unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
+        listen: args.listen.clone().or(file.listen).unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
         advertise: args.advertise.clone().or(file.advertise),
         data,
         name,
@@ -112,22 +100,13 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
 
 async fn serve(settings: Settings) -> anyhow::Result<Code> {
     let stop = stop_on_signals()?;
-    let Settings {
-        listen,
-        advertise,
-        data,
-        name,
-        config,
-    } = settings;
+    let Settings { listen, advertise, data, name, config } = settings;
     // An ephemeral registry's directory holds its credentials alone, and goes with it.
     let scratch = match data {
         Some(_) => None,
         None => Some(tempfile::Builder::new().prefix("xlreg-").tempdir()?),
     };
-    let dir = data
-        .as_deref()
-        .or(scratch.as_ref().map(tempfile::TempDir::path))
-        .map(Path::to_owned);
+    let dir = data.as_deref().or(scratch.as_ref().map(tempfile::TempDir::path)).map(Path::to_owned);
     let dir = dir.expect("either kept or scratch");
     let limits = config.limits;
     let durable = data.is_some();
@@ -144,10 +123,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Code> {
     let path = home.write_credentials(&credentials)?;
     let identity = home.introduce(&credentials);
     let server = Server::new(listener, engine, home.comms_key(), identity, bounds)?;
-    output::line(&format!(
-        "xlreg: ready on {address}, credentials in {}",
-        path.display()
-    ))?;
+    output::line(&format!("xlreg: ready on {address}, credentials in {}", path.display()))?;
     let report = server.run(stop).await;
     drop(scratch);
     finish(&report)
@@ -173,10 +149,7 @@ fn open(
 /// SIGTERM and SIGINT ask for a stop in good order; a second one ends the process at once.
 fn stop_on_signals() -> anyhow::Result<CancellationToken> {
     let stop = CancellationToken::new();
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let asked = stop.clone();
     tokio::spawn(async move {
         for already_stopping in [false, true] {
@@ -207,27 +180,17 @@ fn connections_possible(wanted: usize) -> usize {
         } else {
             soft
         };
-    let possible = usize::try_from(granted.saturating_sub(OTHER_DESCRIPTORS))
-        .unwrap_or(wanted)
-        .max(1);
+    let possible =
+        usize::try_from(granted.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(wanted).max(1);
     if possible < wanted {
-        warn!(
-            wanted,
-            possible, "the limit on open files allows fewer connections at once"
-        );
+        warn!(wanted, possible, "the limit on open files allows fewer connections at once");
     }
     possible
 }
 
 /// Reports what the server did, and ends with an error if its store failed.
 fn finish(report: &Report) -> anyhow::Result<Code> {
-    let Report {
-        accepted,
-        turned_away,
-        completed,
-        aborted,
-        failure,
-    } = report;
+    let Report { accepted, turned_away, completed, aborted, failure } = report;
     info!(accepted, turned_away, completed, aborted, "stopped");
     match failure {
         None => Ok(Code::Done),

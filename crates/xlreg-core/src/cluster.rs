@@ -75,10 +75,7 @@ impl Cluster {
     /// The rank and the entry of the member with this ID.
     #[must_use]
     pub fn member(&self, id: &NodeId) -> Option<(usize, &Arc<Member>)> {
-        self.members
-            .iter()
-            .enumerate()
-            .find(|(_, member)| member.id == *id)
+        self.members.iter().enumerate().find(|(_, member)| member.id == *id)
     }
 
     /// The rank that `member` gets, or keeps if it has come back.
@@ -92,30 +89,18 @@ impl Cluster {
             return Err(Refusal::NoEndpoint);
         }
         if got < self.endpoint_count as usize {
-            return Err(Refusal::TooFewEndpoints {
-                got,
-                asked: self.endpoint_count,
-            });
+            return Err(Refusal::TooFewEndpoints { got, asked: self.endpoint_count });
         }
         if got > MEMBER_ENDPOINTS_MAX {
             return Err(Refusal::TooManyEndpoints { got });
         }
-        let same_name = self
-            .members
-            .iter()
-            .position(|known| known.name == member.name);
+        let same_name = self.members.iter().position(|known| known.name == member.name);
         if let Some(rank) = same_name
-            && self
-                .members
-                .get(rank)
-                .is_some_and(|known| known.sig_key != member.sig_key)
+            && self.members.get(rank).is_some_and(|known| known.sig_key != member.sig_key)
         {
             return Err(Refusal::MemberNameInUse);
         }
-        if self
-            .member(&member.id)
-            .is_some_and(|(rank, _)| Some(rank) != same_name)
-        {
+        if self.member(&member.id).is_some_and(|(rank, _)| Some(rank) != same_name) {
             return Err(Refusal::MemberIdInUse);
         }
         match same_name {

@@ -39,9 +39,7 @@ impl Endpoint {
     #[must_use]
     pub fn host(&self) -> &str {
         let host = self.text.rsplit_once(':').map_or("", |(host, _)| host);
-        host.strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'))
-            .unwrap_or(host)
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
     }
 
     /// The port.
@@ -73,19 +71,14 @@ impl FromStr for Endpoint {
                 "the host is neither an IPv4 address, a DNS name nor an IPv6 address in brackets",
             );
         }
-        Ok(Self {
-            text: text.into(),
-            port,
-        })
+        Ok(Self { text: text.into(), port })
     }
 }
 
 /// Whether `host` is something a resolver could be asked for.
 fn is_host(host: &str) -> bool {
     if let Some(inner) = host.strip_prefix('[') {
-        return inner
-            .strip_suffix(']')
-            .is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
+        return inner.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
     let looks_numeric = host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if looks_numeric {
@@ -128,10 +121,7 @@ mod tests {
             ("[::1]:4000", "::1", 4000),
         ] {
             let endpoint: Endpoint = text.parse().unwrap();
-            assert_eq!(
-                (endpoint.as_str(), endpoint.host(), endpoint.port()),
-                (text, host, port)
-            );
+            assert_eq!((endpoint.as_str(), endpoint.host(), endpoint.port()), (text, host, port));
         }
     }
 

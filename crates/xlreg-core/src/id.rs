@@ -99,14 +99,9 @@ mod tests {
 
     #[test]
     fn anything_but_forty_hex_digits_is_refused() {
-        for text in [
-            "",
-            "a5",
-            &"a5".repeat(19),
-            &"a5".repeat(21),
-            &"g5".repeat(20),
-            &"é".repeat(20),
-        ] {
+        for text in
+            ["", "a5", &"a5".repeat(19), &"a5".repeat(21), &"g5".repeat(20), &"é".repeat(20)]
+        {
             assert!(text.parse::<NodeId>().is_err(), "{text:?}");
         }
         assert!(ClusterId::try_from([0u8; 19].as_slice()).is_err());

@@ -20,10 +20,7 @@ impl PublicKey {
     /// Joins checked bytes with their fingerprint.
     #[must_use]
     pub fn from_checked(der: &[u8], fingerprint: Fingerprint) -> Self {
-        Self {
-            der: der.into(),
-            fingerprint,
-        }
+        Self { der: der.into(), fingerprint }
     }
 
     /// The DER SubjectPublicKeyInfo.

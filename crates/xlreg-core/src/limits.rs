@@ -32,10 +32,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            nodes_max: 4_000_000,
-            clusters_max: 1_000_000,
-            members_max: 2_000_000,
-        }
+        Self { nodes_max: 4_000_000, clusters_max: 1_000_000, members_max: 2_000_000 }
     }
 }

@@ -90,27 +90,12 @@ mod tests {
 
     #[test]
     fn names_follow_the_grammar() {
-        for good in [
-            "a",
-            "_",
-            "alpha",
-            "Node_7",
-            "__x9",
-            &"n".repeat(NAME_BYTES_MAX),
-        ] {
+        for good in ["a", "_", "alpha", "Node_7", "__x9", &"n".repeat(NAME_BYTES_MAX)] {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
-        for bad in [
-            "",
-            "7up",
-            "a b",
-            "a\nb",
-            "a-b",
-            "a.b",
-            "é",
-            "a\0",
-            &"n".repeat(NAME_BYTES_MAX + 1),
-        ] {
+        for bad in
+            ["", "7up", "a b", "a\nb", "a-b", "a.b", "é", "a\0", &"n".repeat(NAME_BYTES_MAX + 1)]
+        {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
     }

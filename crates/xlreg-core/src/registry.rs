@@ -194,18 +194,10 @@ pub struct Counts {
 /// A [`Refusal`], and then nothing changes.
 pub fn decide(command: &Command, view: &impl View) -> Result<Decision, Refusal> {
     match command {
-        Command::Register {
-            claimed,
-            fresh,
-            sig_key,
-        } => register(view, claimed.as_ref(), fresh, sig_key),
-        Command::Create {
-            name,
-            attrs,
-            size,
-            endpoint_count,
-            fresh,
-        } => {
+        Command::Register { claimed, fresh, sig_key } => {
+            register(view, claimed.as_ref(), fresh, sig_key)
+        }
+        Command::Create { name, attrs, size, endpoint_count, fresh } => {
             let new = || Cluster::new(*fresh, name.clone(), *attrs, *size, *endpoint_count);
             create(view, name, new)
         }
@@ -229,24 +221,15 @@ fn register(
         None if view.counts().nodes >= view.limits().nodes_max => {
             return Err(Refusal::RegistryFull);
         }
-        None => Some(Change::Node {
-            id: *id,
-            sig_key: *sig_key,
-        }),
+        None => Some(Change::Node { id: *id, sig_key: *sig_key }),
     };
-    Ok(Decision {
-        outcome: Outcome::Registered(*id),
-        change,
-    })
+    Ok(Decision { outcome: Outcome::Registered(*id), change })
 }
 
 /// A known name answers with the cluster that has it, whatever was asked for.
 fn create(view: &impl View, name: &Name, new: impl Fn() -> Cluster) -> Result<Decision, Refusal> {
     if let Ok(known) = view.find(&ClusterKey::Name(name.clone())) {
-        return Ok(Decision {
-            outcome: Outcome::Created(known),
-            change: None,
-        });
+        return Ok(Decision { outcome: Outcome::Created(known), change: None });
     }
     if view.counts().clusters >= view.limits().clusters_max {
         return Err(Refusal::RegistryFull);
@@ -268,20 +251,14 @@ fn join(view: &impl View, key: &ClusterKey, member: &Arc<Member>) -> Result<Deci
     let rank = cluster.admit(member)?;
     let known = cluster.members.get(rank);
     if known == Some(member) {
-        return Ok(Decision {
-            outcome: Outcome::Joined { cluster, rank },
-            change: None,
-        });
+        return Ok(Decision { outcome: Outcome::Joined { cluster, rank }, change: None });
     }
     if known.is_none() && view.counts().members >= view.limits().members_max {
         return Err(Refusal::RegistryFull);
     }
     let cluster = Arc::new(cluster.with_member(rank, Arc::clone(member)));
     Ok(Decision {
-        outcome: Outcome::Joined {
-            cluster: Arc::clone(&cluster),
-            rank,
-        },
+        outcome: Outcome::Joined { cluster: Arc::clone(&cluster), rank },
         change: Some(Change::Member { cluster, rank }),
     })
 }
@@ -332,10 +309,7 @@ impl Registry {
     /// An empty registry that will remember at most `limits`.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self {
-            maps: Maps::default(),
-            limits,
-        }
+        Self { maps: Maps::default(), limits }
     }
 
     /// Applies a change that [`decide`] made and a store has made durable.
@@ -380,13 +354,7 @@ pub struct Overlay<'a, V> {
 impl<'a, V: View> Overlay<'a, V> {
     /// An overlay with no changes yet.
     pub fn new(base: &'a V) -> Self {
-        Self {
-            base,
-            over: Maps {
-                counts: base.counts(),
-                ..Maps::default()
-            },
-        }
+        Self { base, over: Maps { counts: base.counts(), ..Maps::default() } }
     }
 
     /// Lays a change over the base, which itself stays as it is.
@@ -403,35 +371,19 @@ impl<'a, V: View> Overlay<'a, V> {
 
 impl<V: View> View for Overlay<'_, V> {
     fn owner(&self, id: &NodeId) -> Option<Fingerprint> {
-        self.over
-            .owners
-            .get(id)
-            .copied()
-            .or_else(|| self.base.owner(id))
+        self.over.owners.get(id).copied().or_else(|| self.base.owner(id))
     }
 
     fn latest_id(&self, sig_key: &Fingerprint) -> Option<NodeId> {
-        self.over
-            .latest
-            .get(sig_key)
-            .copied()
-            .or_else(|| self.base.latest_id(sig_key))
+        self.over.latest.get(sig_key).copied().or_else(|| self.base.latest_id(sig_key))
     }
 
     fn cluster(&self, id: &ClusterId) -> Option<Arc<Cluster>> {
-        self.over
-            .clusters
-            .get(id)
-            .cloned()
-            .or_else(|| self.base.cluster(id))
+        self.over.clusters.get(id).cloned().or_else(|| self.base.cluster(id))
     }
 
     fn cluster_id(&self, name: &Name) -> Option<ClusterId> {
-        self.over
-            .names
-            .get(name)
-            .copied()
-            .or_else(|| self.base.cluster_id(name))
+        self.over.names.get(name).copied().or_else(|| self.base.cluster_id(name))
     }
 
     fn counts(&self) -> Counts {

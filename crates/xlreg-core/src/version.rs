@@ -49,11 +49,7 @@ impl FromStr for Version {
             *part = piece.parse().map_err(|_| VersionError)?;
             count += 1;
         }
-        if count < 2 {
-            Err(VersionError)
-        } else {
-            Ok(Self(parts))
-        }
+        if count < 2 { Err(VersionError) } else { Ok(Self(parts)) }
     }
 }
 
@@ -83,17 +79,7 @@ mod tests {
             assert_eq!(Version::from_bytes(parts).to_string(), text);
             assert_eq!(text.parse(), Ok(Version::from_bytes(parts)));
         }
-        for bad in [
-            "",
-            "1",
-            "1.",
-            ".1",
-            "1.2.3.4.5",
-            "1.256",
-            "1.+2",
-            "a.b",
-            "1.2 ",
-        ] {
+        for bad in ["", "1", "1.", ".1", "1.2.3.4.5", "1.256", "1.+2", "a.b", "1.2 "] {
             assert!(bad.parse::<Version>().is_err(), "{bad:?}");
         }
     }

@@ -57,10 +57,7 @@ impl Draft {
     fn write(target: &Path, content: &[u8], mode: Mode) -> io::Result<Self> {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let name = target
-            .file_name()
-            .ok_or(io::ErrorKind::InvalidInput)?
-            .to_string_lossy();
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
         let draft = Self {
             path: target.with_file_name(format!(".{name}.{}-{serial}", std::process::id())),
         };
@@ -97,11 +94,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    if cfg!(unix) {
-        File::open(parent)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -129,15 +122,9 @@ mod tests {
         let path = dir.path().join("f");
         fs::write(&path, b"open").unwrap();
         replace(&path, b"closed", Mode::Private).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         create_dir(&dir.path().join("a/b")).unwrap();
-        let mode = fs::metadata(dir.path().join("a/b"))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join("a/b")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }
 }

@@ -80,10 +80,7 @@ impl Identity {
             let sig = PrivateKey::generate();
             (comms.join().unwrap_or(Err(KeyError::Generate)), sig)
         });
-        let failed = |source| IdentityError::Key {
-            name: name.clone(),
-            source,
-        };
+        let failed = |source| IdentityError::Key { name: name.clone(), source };
         let node = NodeFile {
             name: name.clone(),
             id: FileId::from(NodeId::from_bytes(random())),
@@ -94,11 +91,7 @@ impl Identity {
             endpoints: Vec::new(),
             peers: Vec::new(),
         };
-        Ok(Self {
-            node: Arc::new(node),
-            name,
-            dir: None,
-        })
+        Ok(Self { node: Arc::new(node), name, dir: None })
     }
 
     /// Makes an identity and keeps it below `dir`, which is made if it is missing.
@@ -108,39 +101,21 @@ impl Identity {
     pub fn create(dir: &Path, name: Name) -> Result<Self, IdentityError> {
         let path = dir.join(NODE_FILE);
         if path.exists() {
-            return Err(IdentityError::Exists {
-                dir: dir.to_owned(),
-            });
+            return Err(IdentityError::Exists { dir: dir.to_owned() });
         }
         let made = Self::generate(name)?;
-        let lfs = dir
-            .to_string_lossy()
-            .parse()
-            .map_err(|_| IdentityError::File {
-                doing: "naming the identity's directory in",
-                path: path.clone(),
-                source: io::ErrorKind::InvalidFilename.into(),
-            })?;
-        let node = NodeFile {
-            lfs,
-            ..NodeFile::clone(&made.node)
-        };
-        let failed = |source| IdentityError::File {
-            doing: "writing",
+        let lfs = dir.to_string_lossy().parse().map_err(|_| IdentityError::File {
+            doing: "naming the identity's directory in",
             path: path.clone(),
-            source,
-        };
+            source: io::ErrorKind::InvalidFilename.into(),
+        })?;
+        let node = NodeFile { lfs, ..NodeFile::clone(&made.node) };
+        let failed = |source| IdentityError::File { doing: "writing", path: path.clone(), source };
         files::create_dir(path.parent().unwrap_or(dir)).map_err(failed)?;
         match files::create(&path, node.to_text().as_bytes(), Mode::Private) {
-            Ok(()) => Ok(Self {
-                node: Arc::new(node),
-                dir: Some(dir.to_owned()),
-                ..made
-            }),
+            Ok(()) => Ok(Self { node: Arc::new(node), dir: Some(dir.to_owned()), ..made }),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(IdentityError::Exists {
-                    dir: dir.to_owned(),
-                })
+                Err(IdentityError::Exists { dir: dir.to_owned() })
             }
             Err(error) => Err(failed(error)),
         }
@@ -155,25 +130,15 @@ impl Identity {
         let text = match fs::read_to_string(&path) {
             Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(IdentityError::Missing {
-                    dir: dir.to_owned(),
-                });
+                return Err(IdentityError::Missing { dir: dir.to_owned() });
             }
             Err(source) => {
-                return Err(IdentityError::File {
-                    doing: "reading",
-                    path,
-                    source,
-                });
+                return Err(IdentityError::File { doing: "reading", path, source });
             }
         };
         let node = NodeFile::parse(&text).map_err(|source| IdentityError::Text { path, source })?;
         let name = node.name.clone();
-        Ok(Self {
-            node: Arc::new(node),
-            name,
-            dir: Some(dir.to_owned()),
-        })
+        Ok(Self { node: Arc::new(node), name, dir: Some(dir.to_owned()) })
     }
 
     /// Loads the identity below `dir`, or makes one named `name` there. Of several who try at
@@ -242,18 +207,8 @@ impl Identity {
     /// [`IdentityError::Key`] if the cryptographic library refuses.
     pub fn claim(&self, attrs: u64, endpoints: Vec<Endpoint>) -> Result<Claim, IdentityError> {
         let comms = self.comms_key().public().clone();
-        Claim::sign(
-            self.id(),
-            self.name.clone(),
-            attrs,
-            comms,
-            self.sig_key(),
-            endpoints,
-        )
-        .map_err(|source| IdentityError::Key {
-            name: self.name.clone(),
-            source,
-        })
+        Claim::sign(self.id(), self.name.clone(), attrs, comms, self.sig_key(), endpoints)
+            .map_err(|source| IdentityError::Key { name: self.name.clone(), source })
     }
 }
 
@@ -284,30 +239,17 @@ mod tests {
     fn of_several_who_make_one_at_once_all_get_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let ids: Vec<_> = thread::scope(|scope| {
-            let make = || {
-                Identity::load_or_create(dir.path(), name("a"))
-                    .unwrap()
-                    .id()
-            };
+            let make = || Identity::load_or_create(dir.path(), name("a")).unwrap().id();
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        assert!(
-            ids.iter().all(|id| id.is_some() && *id == ids[0]),
-            "{ids:?}"
-        );
+        assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
     }
 
     #[test]
     fn what_is_missing_or_damaged_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            Identity::load(dir.path()),
-            Err(IdentityError::Missing { .. })
-        ));
+        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::Missing { .. })));
         Identity::create(dir.path(), name("a")).unwrap();
         let path = dir.path().join(NODE_FILE);
         for damage in ["", "node {\n", "\0\0\0"] {
@@ -316,9 +258,6 @@ mod tests {
             assert!(error.to_string().contains("node.config"), "{error}");
         }
         fs::write(&path, [0xFF, 0xFE]).unwrap();
-        assert!(matches!(
-            Identity::load(dir.path()),
-            Err(IdentityError::File { .. })
-        ));
+        assert!(matches!(Identity::load(dir.path()), Err(IdentityError::File { .. })));
     }
 }

@@ -72,10 +72,7 @@ impl Channel {
     /// A stream keyed with what the hello and its reply agreed on.
     #[must_use]
     pub fn new(dialect: Dialect, key: &[u8; KEY_BYTES], iv: [u8; BLOCK_BYTES]) -> Self {
-        Self {
-            sealer: Sealer::new(dialect, key, iv),
-            opener: Opener::new(dialect, key, iv),
-        }
+        Self { sealer: Sealer::new(dialect, key, iv), opener: Opener::new(dialect, key, iv) }
     }
 }
 
@@ -96,11 +93,7 @@ pub struct Sealer {
 impl Sealer {
     fn new(dialect: Dialect, key: &[u8; KEY_BYTES], chain: [u8; BLOCK_BYTES]) -> Self {
         let key = EncryptingKey::cbc(aes_key(key)).expect("AES-256 has a CBC mode");
-        Self {
-            dialect,
-            key,
-            chain,
-        }
+        Self { dialect, key, chain }
     }
 
     /// Seals one message. `fresh_iv` is random and never used before; 1.8 has no use for it.
@@ -126,11 +119,7 @@ impl Sealer {
     /// Bytes that a message of `plaintext` bytes takes on the wire.
     #[must_use]
     pub fn sealed_len(&self, plaintext: usize) -> usize {
-        let iv = if self.dialect == Dialect::V1_9 {
-            BLOCK_BYTES
-        } else {
-            0
-        };
+        let iv = if self.dialect == Dialect::V1_9 { BLOCK_BYTES } else { 0 };
         iv + padded_len(plaintext)
     }
 
@@ -197,11 +186,7 @@ impl Opener {
                 return Ok(message);
             }
         }
-        if self.sealed.len() > MESSAGE_BYTES_MAX {
-            Err(TooLong)
-        } else {
-            Ok(None)
-        }
+        if self.sealed.len() > MESSAGE_BYTES_MAX { Err(TooLong) } else { Ok(None) }
     }
 
     /// In 1.9, the first block of a message is its IV.
@@ -217,29 +202,17 @@ impl Opener {
     fn decrypt_whole_blocks(&mut self, chain: [u8; BLOCK_BYTES]) {
         let done = self.plain.len();
         let whole = self.sealed.len() - self.sealed.len() % BLOCK_BYTES;
-        let iv = self
-            .sealed
-            .get(..done)
-            .and_then(last_block)
-            .unwrap_or(chain);
+        let iv = self.sealed.get(..done).and_then(last_block).unwrap_or(chain);
         if let Some(new) = self.sealed.get(done..whole).filter(|new| !new.is_empty()) {
             self.plain.extend_from_slice(new);
-            decrypt(
-                &self.key,
-                iv,
-                self.plain.get_mut(done..).unwrap_or_default(),
-            );
+            decrypt(&self.key, iv, self.plain.get_mut(done..).unwrap_or_default());
         }
     }
 
     /// Drops the message that ends at `scanned`, and starts on what came after it.
     fn finish_message(&mut self) {
         let last = self.sealed.get(..self.scanned).and_then(last_block);
-        self.chain = if self.dialect == Dialect::V1_8 {
-            last
-        } else {
-            None
-        };
+        self.chain = if self.dialect == Dialect::V1_8 { last } else { None };
         self.sealed.drain(..self.scanned);
         self.scanned = 0;
         self.plain = Zeroizing::new(Vec::new());
@@ -252,12 +225,7 @@ impl Opener {
 
 impl fmt::Debug for Opener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Opener({}, {} B waiting, ***)",
-            self.dialect,
-            self.sealed.len()
-        )
+        write!(f, "Opener({}, {} B waiting, ***)", self.dialect, self.sealed.len())
     }
 }
 
@@ -339,11 +307,7 @@ fn unpad(blocks: &[u8]) -> Option<&[u8]> {
         let is_padding = (count.wrapping_sub(from_end) >> 31).wrapping_sub(1);
         bad |= is_padding & (u32::from(*byte) ^ count);
     }
-    if bad == 0 {
-        blocks.get(..blocks.len() - count as usize)
-    } else {
-        None
-    }
+    if bad == 0 { blocks.get(..blocks.len() - count as usize) } else { None }
 }
 
 #[cfg(test)]

@@ -54,11 +54,7 @@ impl Secrets {
     #[must_use]
     pub fn from_random(mut bytes: [u8; Self::BYTES]) -> Self {
         let mut reader = Fields(&bytes);
-        let secrets = Self {
-            iv: reader.array(),
-            key: reader.array(),
-            salt: reader.array(),
-        };
+        let secrets = Self { iv: reader.array(), key: reader.array(), salt: reader.array() };
         bytes.zeroize();
         secrets
     }
@@ -188,16 +184,8 @@ impl Hello {
             HELLO_1_9_BYTES => (Dialect::V1_9, [0; BLOCK_BYTES]),
             _ => return Err(HelloError),
         };
-        let secrets = Secrets {
-            iv,
-            key: fields.array(),
-            salt: fields.array(),
-        };
-        Ok(Self {
-            dialect,
-            secrets,
-            version: Version::from_bytes(fields.array()),
-        })
+        let secrets = Secrets { iv, key: fields.array(), salt: fields.array() };
+        Ok(Self { dialect, secrets, version: Version::from_bytes(fields.array()) })
     }
 
     /// The generation of the wire the client speaks.
@@ -242,10 +230,8 @@ struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn array<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self
-            .0
-            .split_first_chunk()
-            .expect("the caller has checked the plaintext's length");
+        let (field, rest) =
+            self.0.split_first_chunk().expect("the caller has checked the plaintext's length");
         self.0 = rest;
         *field
     }
@@ -271,10 +257,7 @@ mod tests {
             assert_eq!(reply.len(), client.reply_bytes());
             let (mut client, version) = client.finish(&reply).unwrap();
             assert_eq!(version, Version::CURRENT);
-            let message = crate::wire::XlRegMsg {
-                op: Some(11),
-                ..Default::default()
-            };
+            let message = crate::wire::XlRegMsg { op: Some(11), ..Default::default() };
             for _ in 0..3 {
                 server.opener.push(&client.sealer.seal(&message, random()));
                 assert_eq!(server.opener.next_message(), Ok(Some(message.clone())));

@@ -103,26 +103,17 @@ pub fn public_key(spki: &[u8]) -> Result<PublicKey, KeyError> {
     let (modulus, exponent) = components(spki)?;
     let bits = modulus_bits(modulus);
     if !(KEY_BITS_MIN..=KEY_BITS_MAX).contains(&bits) {
-        return Err(KeyError::Size {
-            bits,
-            min: KEY_BITS_MIN,
-        });
+        return Err(KeyError::Size { bits, min: KEY_BITS_MIN });
     }
     if modulus.last().is_none_or(|low| low & 1 == 0) {
-        return Err(KeyError::Impossible {
-            reason: "an even modulus",
-        });
+        return Err(KeyError::Impossible { reason: "an even modulus" });
     }
     let odd = exponent.last().is_some_and(|low| low & 1 == 1);
     if !odd || exponent == [1] || exponent.len() > EXPONENT_BYTES_MAX {
-        return Err(KeyError::Impossible {
-            reason: "a public exponent that is even, 1 or huge",
-        });
+        return Err(KeyError::Impossible { reason: "a public exponent that is even, 1 or huge" });
     }
     if encode_spki(modulus, exponent)? != spki {
-        return Err(KeyError::Malformed {
-            form: "canonical DER SubjectPublicKeyInfo",
-        });
+        return Err(KeyError::Malformed { form: "canonical DER SubjectPublicKeyInfo" });
     }
     let digest = digest::digest(&digest::SHA256, spki);
     let fingerprint = Fingerprint::try_from(digest.as_ref()).expect("a SHA-256 has 32 bytes");
@@ -149,9 +140,7 @@ pub fn key_bits(key: &PublicKey) -> usize {
 }
 
 fn components(spki: &[u8]) -> Result<(&[u8], &[u8]), KeyError> {
-    let malformed = KeyError::Malformed {
-        form: "DER SubjectPublicKeyInfo",
-    };
+    let malformed = KeyError::Malformed { form: "DER SubjectPublicKeyInfo" };
     let info = SubjectPublicKeyInfoRef::from_der(spki).map_err(|_| malformed)?;
     if info.algorithm.oid != RSA_ENCRYPTION {
         return Err(malformed);
@@ -177,9 +166,7 @@ fn encode_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, KeyError> {
         }
         .to_der()
     };
-    encode().map_err(|_| KeyError::Malformed {
-        form: "modulus and exponent",
-    })
+    encode().map_err(|_| KeyError::Malformed { form: "modulus and exponent" })
 }
 
 fn modulus_bits(modulus: &[u8]) -> usize {
@@ -210,18 +197,11 @@ impl SealingKey {
     pub fn new(key: &PublicKey) -> Result<Self, KeyError> {
         let bits = key_bits(key);
         if bits < COMMS_KEY_BITS_MIN {
-            return Err(KeyError::Size {
-                bits,
-                min: COMMS_KEY_BITS_MIN,
-            });
+            return Err(KeyError::Size { bits, min: COMMS_KEY_BITS_MIN });
         }
-        let refused = KeyError::Impossible {
-            reason: "the cryptographic library refuses it",
-        };
+        let refused = KeyError::Impossible { reason: "the cryptographic library refuses it" };
         let key = PublicEncryptingKey::from_der(key.der()).map_err(|_| refused)?;
-        OaepPublicEncryptingKey::new(key)
-            .map(Self)
-            .map_err(|_| refused)
+        OaepPublicEncryptingKey::new(key).map(Self).map_err(|_| refused)
     }
 
     /// Seals `plaintext`, at most 214 bytes for a key of 2048 bits, into one block.
@@ -232,9 +212,7 @@ impl SealingKey {
         let mut block = vec![0; self.0.ciphertext_size()];
         self.0
             .encrypt(&OAEP_SHA1_MGF1SHA1, plaintext, &mut block, None)
-            .map_err(|_| KeyError::Impossible {
-                reason: "the plaintext does not fit",
-            })?;
+            .map_err(|_| KeyError::Impossible { reason: "the plaintext does not fit" })?;
         Ok(block)
     }
 }
@@ -266,9 +244,7 @@ impl PrivateKey {
     /// [`KeyError`] if it is not a consistent RSA private key of at least
     /// [`COMMS_KEY_BITS_MIN`] bits.
     pub fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
-        let malformed = |_| KeyError::Malformed {
-            form: "DER RSAPrivateKey, at least 2048 bits",
-        };
+        let malformed = |_| KeyError::Malformed { form: "DER RSAPrivateKey, at least 2048 bits" };
         let pair = KeyPair::from_der(der).map_err(|_| malformed(()))?;
         let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| malformed(()))?;
         let key = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| malformed(()))?;
@@ -280,11 +256,7 @@ impl PrivateKey {
             key.public_key().as_der().map_err(|_| KeyError::Generate)?;
         let public = public_key(spki.as_ref())?;
         let opening = OaepPrivateDecryptingKey::new(key).map_err(|_| KeyError::Generate)?;
-        Ok(Self {
-            opening,
-            pkcs1,
-            public,
-        })
+        Ok(Self { opening, pkcs1, public })
     }
 
     /// The public half.
@@ -330,9 +302,8 @@ impl PrivateKey {
         for part in parts {
             context.update(part);
         }
-        sha1_sign::sign(&self.pkcs1, context.finish().as_ref()).ok_or(KeyError::Impossible {
-            reason: "the cryptographic library refuses to sign",
-        })
+        sha1_sign::sign(&self.pkcs1, context.finish().as_ref())
+            .ok_or(KeyError::Impossible { reason: "the cryptographic library refuses to sign" })
     }
 }
 
@@ -356,16 +327,10 @@ mod tests {
         let signature = key.sign(&[b"one", b"two"]).unwrap();
         assert_eq!(again.sign(&[b"onetwo"]).unwrap(), signature);
         assert_eq!(verify(key.public(), &[b"onetwo"], &signature), Ok(()));
-        assert_eq!(
-            verify(key.public(), &[b"onetwO"], &signature),
-            Err(BadSignature)
-        );
+        assert_eq!(verify(key.public(), &[b"onetwO"], &signature), Err(BadSignature));
         assert_eq!(verify(key.public(), &[b"onetwo"], b""), Err(BadSignature));
 
-        let block = SealingKey::new(key.public())
-            .unwrap()
-            .seal(b"hello")
-            .unwrap();
+        let block = SealingKey::new(key.public()).unwrap().seal(b"hello").unwrap();
         assert_eq!(block.len(), again.block_bytes());
         assert_eq!(again.open(&block).unwrap().as_slice(), b"hello");
         assert!(again.open(&block[1..]).is_err());
@@ -390,16 +355,9 @@ mod tests {
         let f4 = [1, 0, 1];
         assert!(public_key(&spki(1024, 1, &f4)).is_ok());
         assert!(public_key(&spki(8192, 1, &f4)).is_ok());
-        let sizes = [
-            (512, KEY_BITS_MIN),
-            (1016, KEY_BITS_MIN),
-            (8200, KEY_BITS_MIN),
-        ];
+        let sizes = [(512, KEY_BITS_MIN), (1016, KEY_BITS_MIN), (8200, KEY_BITS_MIN)];
         for (bits, min) in sizes {
-            assert_eq!(
-                public_key(&spki(bits, 1, &f4)),
-                Err(KeyError::Size { bits, min })
-            );
+            assert_eq!(public_key(&spki(bits, 1, &f4)), Err(KeyError::Size { bits, min }));
         }
         for impossible in [
             spki(2048, 2, &f4),
@@ -407,10 +365,7 @@ mod tests {
             spki(2048, 1, &[2]),
             spki(2048, 1, &[0xFF; 5]),
         ] {
-            assert!(matches!(
-                public_key(&impossible),
-                Err(KeyError::Impossible { .. })
-            ));
+            assert!(matches!(public_key(&impossible), Err(KeyError::Impossible { .. })));
         }
     }
 

@@ -220,12 +220,7 @@ impl Request {
         match self {
             Self::Credentials | Self::Bye => {}
             Self::Member(claim) => msg.member_specs = Some(claim.encode()),
-            Self::Create {
-                name,
-                attrs,
-                size,
-                endpoint_count,
-            } => {
+            Self::Create { name, attrs, size, endpoint_count } => {
                 msg.cluster_name = Some(name.to_string());
                 msg.cluster_max_size = Some(*size);
                 msg.cluster_attrs = Some(*attrs);
@@ -257,13 +252,8 @@ impl Request {
                 size: msg.cluster_max_size.unwrap_or(0),
                 endpoint_count: msg.end_point_count.unwrap_or(0),
             },
-            Tag::Join => Self::Join {
-                cluster: cluster_key(&msg)?,
-            },
-            Tag::GetCluster => Self::GetCluster {
-                cluster: cluster_key(&msg)?,
-                which: msg.which,
-            },
+            Tag::Join => Self::Join { cluster: cluster_key(&msg)? },
+            Tag::GetCluster => Self::GetCluster { cluster: cluster_key(&msg)?, which: msg.which },
             Tag::Bye => Self::Bye,
             got => return Err(MessageError::Direction { got }),
         })
@@ -306,12 +296,7 @@ impl Reply {
                 msg.cluster_attrs = Some(info.attrs);
                 msg.end_point_count = Some(info.endpoint_count);
             }
-            Self::Members {
-                cluster,
-                which,
-                entries,
-                about,
-            } => {
+            Self::Members { cluster, which, entries, about } => {
                 msg.cluster_id = Some(cluster.as_bytes().to_vec());
                 msg.which = Some(*which);
                 msg.tokens = entries.iter().map(|entry| entry_token(entry)).collect();
@@ -380,12 +365,7 @@ impl Reply {
             entries.push(Arc::clone(member));
             sent |= 1 << rank;
         }
-        Self::Members {
-            cluster: cluster.id,
-            which: sent,
-            entries,
-            about: Some(about),
-        }
+        Self::Members { cluster: cluster.id, which: sent, entries, about: Some(about) }
     }
 }
 
@@ -432,15 +412,8 @@ impl Claim {
         endpoints: Vec<Endpoint>,
     ) -> Result<Self, KeyError> {
         let public = sig_key.public().clone();
-        let mut claim = Self {
-            id,
-            name,
-            attrs,
-            comms_key,
-            sig_key: public,
-            endpoints,
-            signature: Vec::new(),
-        };
+        let mut claim =
+            Self { id, name, attrs, comms_key, sig_key: public, endpoints, signature: Vec::new() };
         claim.signature = claim.with_signed_parts(|parts| sig_key.sign(parts))?;
         Ok(claim)
     }
@@ -457,17 +430,9 @@ impl Claim {
     /// What is signed, in this order and without separators; the ID is not among it.
     fn with_signed_parts<T>(&self, use_parts: impl FnOnce(&[&[u8]]) -> T) -> T {
         let attrs = self.attrs.to_le_bytes();
-        let mut parts: Vec<&[u8]> = vec![
-            self.name.as_str().as_bytes(),
-            &attrs,
-            self.comms_key.der(),
-            self.sig_key.der(),
-        ];
-        parts.extend(
-            self.endpoints
-                .iter()
-                .map(|endpoint| endpoint.as_str().as_bytes()),
-        );
+        let mut parts: Vec<&[u8]> =
+            vec![self.name.as_str().as_bytes(), &attrs, self.comms_key.der(), self.sig_key.der()];
+        parts.extend(self.endpoints.iter().map(|endpoint| endpoint.as_str().as_bytes()));
         use_parts(&parts)
     }
 
@@ -512,22 +477,8 @@ impl Proven {
     /// The node under the ID that the rules gave it.
     #[must_use]
     pub fn with_id(self, id: NodeId) -> Member {
-        let Claim {
-            name,
-            attrs,
-            comms_key,
-            sig_key,
-            endpoints,
-            ..
-        } = self.claim;
-        Member {
-            id,
-            name,
-            attrs,
-            comms_key,
-            sig_key,
-            endpoints,
-        }
+        let Claim { name, attrs, comms_key, sig_key, endpoints, .. } = self.claim;
+        Member { id, name, attrs, comms_key, sig_key, endpoints }
     }
 }
 
@@ -545,16 +496,11 @@ impl ClusterInfo {
 }
 
 fn message(tag: Tag) -> XlRegMsg {
-    XlRegMsg {
-        op: Some(tag as i32),
-        ..XlRegMsg::default()
-    }
+    XlRegMsg { op: Some(tag as i32), ..XlRegMsg::default() }
 }
 
 fn tag(msg: &XlRegMsg) -> Result<Tag, MessageError> {
-    msg.op
-        .and_then(|number| Tag::try_from(number).ok())
-        .ok_or(MessageError::Tag { got: msg.op })
+    msg.op.and_then(|number| Tag::try_from(number).ok()).ok_or(MessageError::Tag { got: msg.op })
 }
 
 fn missing(field: &'static str) -> MessageError {
@@ -562,9 +508,7 @@ fn missing(field: &'static str) -> MessageError {
 }
 
 fn name(field: &'static str, text: Option<String>) -> Result<Name, MessageError> {
-    text.ok_or(missing(field))?
-        .parse()
-        .map_err(|source| MessageError::Name { field, source })
+    text.ok_or(missing(field))?.parse().map_err(|source| MessageError::Name { field, source })
 }
 
 fn id<'a, I: TryFrom<&'a [u8]>>(
@@ -578,10 +522,7 @@ fn id<'a, I: TryFrom<&'a [u8]>>(
 fn optional_id<'a, I: TryFrom<&'a [u8]>>(
     bytes: Option<&'a [u8]>,
 ) -> Result<Option<I>, MessageError> {
-    bytes
-        .filter(|bytes| !bytes.is_empty())
-        .map(|bytes| id("ID", Some(bytes)))
-        .transpose()
+    bytes.filter(|bytes| !bytes.is_empty()).map(|bytes| id("ID", Some(bytes))).transpose()
 }
 
 fn key(field: &'static str, der: Option<&[u8]>) -> Result<PublicKey, MessageError> {
@@ -594,10 +535,7 @@ fn endpoints(texts: &[String]) -> Result<Vec<Endpoint>, MessageError> {
         return Err(MessageError::Endpoints { got: texts.len() });
     }
     let malformed = |_| MessageError::Malformed { field: "MyEnds" };
-    texts
-        .iter()
-        .map(|text| text.parse().map_err(malformed))
-        .collect()
+    texts.iter().map(|text| text.parse().map_err(malformed)).collect()
 }
 
 fn set_cluster(msg: &mut XlRegMsg, cluster: Option<&ClusterKey>) {
@@ -614,8 +552,7 @@ fn cluster_key(msg: &XlRegMsg) -> Result<Option<ClusterKey>, MessageError> {
         return Ok(Some(ClusterKey::Id(id)));
     }
     let text = msg.cluster_name.clone().filter(|text| !text.is_empty());
-    text.map(|text| name("ClusterName", Some(text)).map(ClusterKey::Name))
-        .transpose()
+    text.map(|text| name("ClusterName", Some(text)).map(ClusterKey::Name)).transpose()
 }
 
 fn cluster_info(msg: &XlRegMsg) -> Result<ClusterInfo, MessageError> {
@@ -640,19 +577,12 @@ fn members(msg: XlRegMsg) -> Result<Reply, MessageError> {
         }),
     };
     if which.count_ones() as usize != msg.tokens.len() {
-        return Err(MessageError::Count {
-            named: which.count_ones(),
-            got: msg.tokens.len(),
-        });
+        return Err(MessageError::Count { named: which.count_ones(), got: msg.tokens.len() });
     }
     Ok(Reply::Members {
         cluster: id("ClusterID", msg.cluster_id.as_deref())?,
         which,
-        entries: msg
-            .tokens
-            .into_iter()
-            .map(entry)
-            .collect::<Result<_, _>>()?,
+        entries: msg.tokens.into_iter().map(entry).collect::<Result<_, _>>()?,
         about,
     })
 }

@@ -46,10 +46,7 @@ enum State {
     /// The client has proven who it is.
     Known { member: Arc<Member> },
     /// It has named a cluster with Create.
-    Created {
-        member: Arc<Member>,
-        cluster: ClusterId,
-    },
+    Created { member: Arc<Member>, cluster: ClusterId },
     /// It is a member.
     Joined { cluster: ClusterId },
 }
@@ -121,11 +118,7 @@ impl Session {
     /// A conversation whose hello has just been answered.
     #[must_use]
     pub fn new(registry: Arc<Identity>) -> Self {
-        Self {
-            registry,
-            state: State::Anonymous,
-            lookups: 0,
-        }
+        Self { registry, state: State::Anonymous, lookups: 0 }
     }
 
     /// The member that this session has proven to be, if it has.
@@ -147,16 +140,8 @@ impl Session {
 
     /// The transition table.
     pub fn step(self, request: Request, fresh: [u8; 20]) -> Step {
-        let Self {
-            registry,
-            state,
-            lookups,
-        } = self;
-        let stay = |state| Self {
-            registry: Arc::clone(&registry),
-            state,
-            lookups,
-        };
+        let Self { registry, state, lookups } = self;
+        let stay = |state| Self { registry: Arc::clone(&registry), state, lookups };
         match (state, request) {
             (_, Request::Bye) => Step::End(Reply::Ack, End::Bye),
             (state, Request::Credentials) => {
@@ -170,51 +155,18 @@ impl Session {
                 Ok(proven) => stay(State::Anonymous).register(proven, fresh),
                 Err(bad) => Step::End(Reply::Error(bad.to_string()), bad.into()),
             },
-            (
-                State::Known { member },
-                Request::Create {
-                    name,
-                    attrs,
-                    size,
-                    endpoint_count,
-                },
-            ) => {
+            (State::Known { member }, Request::Create { name, attrs, size, endpoint_count }) => {
                 let fresh = ClusterId::from_bytes(fresh);
-                let command = Command::Create {
-                    name,
-                    attrs,
-                    size,
-                    endpoint_count,
-                    fresh,
-                };
-                let pending = Pending::Creating {
-                    member: Arc::clone(&member),
-                    attrs,
-                };
-                Step::Apply(
-                    Applying {
-                        session: stay(State::Known { member }),
-                        pending,
-                    },
-                    command,
-                )
+                let command = Command::Create { name, attrs, size, endpoint_count, fresh };
+                let pending = Pending::Creating { member: Arc::clone(&member), attrs };
+                Step::Apply(Applying { session: stay(State::Known { member }), pending }, command)
             }
-            (State::Known { member }, Request::Join { cluster }) => stay(State::Known {
-                member: Arc::clone(&member),
-            })
-            .join(member, cluster),
-            (
-                State::Created {
-                    member,
-                    cluster: own,
-                },
-                Request::Join { cluster },
-            ) => {
+            (State::Known { member }, Request::Join { cluster }) => {
+                stay(State::Known { member: Arc::clone(&member) }).join(member, cluster)
+            }
+            (State::Created { member, cluster: own }, Request::Join { cluster }) => {
                 let cluster = cluster.or(Some(ClusterKey::Id(own)));
-                stay(State::Known {
-                    member: Arc::clone(&member),
-                })
-                .join(member, cluster)
+                stay(State::Known { member: Arc::clone(&member) }).join(member, cluster)
             }
             (state @ State::Known { .. }, Request::GetCluster { cluster, which }) => {
                 stay(state).show(cluster, which)
@@ -233,13 +185,7 @@ impl Session {
             fresh: NodeId::from_bytes(fresh),
             sig_key: proven.sig_key(),
         };
-        Step::Apply(
-            Applying {
-                session: self,
-                pending: Pending::Registering(proven),
-            },
-            command,
-        )
+        Step::Apply(Applying { session: self, pending: Pending::Registering(proven) }, command)
     }
 
     fn join(self, member: Arc<Member>, cluster: Option<ClusterKey>) -> Step {
@@ -247,22 +193,12 @@ impl Session {
             return Step::no_cluster();
         };
         let command = Command::Join { cluster, member };
-        Step::Apply(
-            Applying {
-                session: self,
-                pending: Pending::Joining,
-            },
-            command,
-        )
+        Step::Apply(Applying { session: self, pending: Pending::Joining }, command)
     }
 
     fn show(self, cluster: Option<ClusterKey>, which: Option<u64>) -> Step {
         match cluster {
-            Some(cluster) => Step::Show(Showing {
-                session: self,
-                cluster,
-                which,
-            }),
+            Some(cluster) => Step::Show(Showing { session: self, cluster, which }),
             None => Step::no_cluster(),
         }
     }
@@ -270,21 +206,12 @@ impl Session {
 
 impl Step {
     fn no_cluster() -> Self {
-        Self::End(
-            Reply::from(&MessageError::NoCluster),
-            MessageError::NoCluster.into(),
-        )
+        Self::End(Reply::from(&MessageError::NoCluster), MessageError::NoCluster.into())
     }
 
     fn out_of_turn(state: &State, got: &Request) -> Self {
-        let end = End::OutOfTurn {
-            state: state.name(),
-            got: got.tag().as_str_name(),
-        };
-        Self::End(
-            Reply::Error("invalid msg type for current state".to_owned()),
-            end,
-        )
+        let end = End::OutOfTurn { state: state.name(), got: got.tag().as_str_name() };
+        Self::End(Reply::Error("invalid msg type for current state".to_owned()), end)
     }
 
     fn refused(refusal: Refusal) -> Self {
@@ -306,10 +233,7 @@ impl State {
 impl Applying {
     /// Goes on with what the registry made of the command.
     pub fn applied(self, result: Result<Outcome, Refusal>) -> Step {
-        let Self {
-            mut session,
-            pending,
-        } = self;
+        let Self { mut session, pending } = self;
         let outcome = match result {
             Ok(outcome) => outcome,
             Err(refusal) => return Step::refused(refusal),
@@ -317,34 +241,17 @@ impl Applying {
         let (state, reply) = match (pending, outcome) {
             (Pending::Registering(proven), Outcome::Registered(id)) => {
                 let member = Arc::new(proven.with_id(id));
-                let reply = Reply::MemberOk {
-                    id,
-                    attrs: member.attrs,
-                };
+                let reply = Reply::MemberOk { id, attrs: member.attrs };
                 (State::Known { member }, reply)
             }
             (Pending::Creating { member, attrs }, Outcome::Created(cluster)) => {
                 // The requester's own attrs come back, as with the originals.
-                let reply = Reply::Created(ClusterInfo {
-                    attrs,
-                    ..ClusterInfo::of(&cluster)
-                });
-                (
-                    State::Created {
-                        member,
-                        cluster: cluster.id,
-                    },
-                    reply,
-                )
+                let reply = Reply::Created(ClusterInfo { attrs, ..ClusterInfo::of(&cluster) });
+                (State::Created { member, cluster: cluster.id }, reply)
             }
             (Pending::Joining, Outcome::Joined { cluster, .. }) => {
                 let reply = Reply::Joined(ClusterInfo::of(&cluster));
-                (
-                    State::Joined {
-                        cluster: cluster.id,
-                    },
-                    reply,
-                )
+                (State::Joined { cluster: cluster.id }, reply)
             }
             (pending, outcome) => {
                 unreachable!("{pending:?} cannot lead to {outcome:?}: decide() answers in kind")
@@ -394,7 +301,5 @@ impl Showing {
 
 /// A number whose lowest `count` bits are set, at most 64.
 fn low_bits(count: usize) -> u64 {
-    u64::MAX
-        .checked_shr(64_u32.saturating_sub(count as u32))
-        .unwrap_or(0)
+    u64::MAX.checked_shr(64_u32.saturating_sub(count as u32)).unwrap_or(0)
 }

@@ -65,10 +65,7 @@ impl Default for Connections {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            connections: Connections::default(),
-        }
+        Self { limits: Limits::default(), connections: Connections::default() }
     }
 }
 
@@ -155,10 +152,8 @@ impl File {
     /// # Errors
     /// [`ConfigError`] if it can't be read, or says something we don't know.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source: Box::new(source),
@@ -173,10 +168,7 @@ impl Config {
     /// [`ConfigError::Zero`] for a zero where nothing could be served with it.
     pub fn from_file(file: &File) -> Result<Self, ConfigError> {
         let (limits, times) = (&file.limits, &file.connections);
-        let Self {
-            limits: rules,
-            connections: bounds,
-        } = Self::default();
+        let Self { limits: rules, connections: bounds } = Self::default();
         Ok(Self {
             limits: Limits {
                 nodes_max: count("limits.nodes-max", limits.nodes_max, rules.nodes_max)?,
@@ -209,20 +201,14 @@ impl Config {
 
 fn count(key: &'static str, given: Option<usize>, default: usize) -> Result<usize, ConfigError> {
     match given {
-        Some(0) => Err(ConfigError::Zero {
-            key,
-            default: default as u64,
-        }),
+        Some(0) => Err(ConfigError::Zero { key, default: default as u64 }),
         given => Ok(given.unwrap_or(default)),
     }
 }
 
 fn time(key: &'static str, given: Option<u64>, default: Duration) -> Result<Duration, ConfigError> {
     match given {
-        Some(0) => Err(ConfigError::Zero {
-            key,
-            default: default.as_millis() as u64,
-        }),
+        Some(0) => Err(ConfigError::Zero { key, default: default.as_millis() as u64 }),
         given => Ok(given.map_or(default, Duration::from_millis)),
     }
 }
@@ -266,11 +252,7 @@ mod tests {
         ";
         let ms = Duration::from_millis;
         let expected = Config {
-            limits: Limits {
-                nodes_max: 1,
-                clusters_max: 2,
-                members_max: 3,
-            },
+            limits: Limits { nodes_max: 1, clusters_max: 2, members_max: 3 },
             connections: Connections {
                 max: 4,
                 max_per_address: 5,

@@ -95,13 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) fn new(stream: S, shared: Arc<Shared>, segment: Option<usize>) -> Self {
         let reply_bytes_max = segment.unwrap_or(MESSAGE_BYTES_MAX).min(MESSAGE_BYTES_MAX);
         let end = Instant::now() + shared.bounds.session;
-        Self {
-            stream,
-            shared,
-            reply_bytes_max,
-            end,
-            story: Story::default(),
-        }
+        Self { stream, shared, reply_bytes_max, end, story: Story::default() }
     }
 
     /// Serves the client until one of us has had enough.
@@ -193,11 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(hung_up(packet.is_empty()));
             }
         }
-        if packet.len() == wanted {
-            Ok(packet)
-        } else {
-            Err(HelloError.into())
-        }
+        if packet.len() == wanted { Ok(packet) } else { Err(HelloError.into()) }
     }
 
     /// The next message, whole.
@@ -251,18 +241,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn deadline(&self, waited_for: &'static str, allowed: Duration) -> Deadline {
         let at = Instant::now() + allowed;
         if at <= self.end {
-            Deadline {
-                at,
-                waited_for,
-                allowed,
-            }
+            Deadline { at, waited_for, allowed }
         } else {
             let allowed = self.shared.bounds.session;
-            Deadline {
-                at: self.end,
-                waited_for: "end of the session",
-                allowed,
-            }
+            Deadline { at: self.end, waited_for: "end of the session", allowed }
         }
     }
 }
@@ -276,10 +258,7 @@ struct Deadline {
 
 impl Deadline {
     fn missed(&self, _: Elapsed) -> Closed {
-        Closed::Late {
-            waited_for: self.waited_for,
-            allowed: self.allowed,
-        }
+        Closed::Late { waited_for: self.waited_for, allowed: self.allowed }
     }
 }
 

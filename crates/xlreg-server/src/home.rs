@@ -96,14 +96,8 @@ impl Home {
                 asked: asked.clone(),
             });
         }
-        let id = identity.id().ok_or_else(|| HomeError::LongId {
-            dir: dir.to_owned(),
-        })?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            identity,
-            id,
-        })
+        let id = identity.id().ok_or_else(|| HomeError::LongId { dir: dir.to_owned() })?;
+        Ok(Self { dir: dir.to_owned(), identity, id })
     }
 
     /// A registry of new keys that only its credentials, in `dir`, tell of.
@@ -112,14 +106,8 @@ impl Home {
     /// [`HomeError::Identity`] if the cryptographic library fails.
     pub fn ephemeral(dir: &Path, name: Name) -> Result<Self, HomeError> {
         let identity = Identity::generate(name)?;
-        let id = identity.id().ok_or_else(|| HomeError::LongId {
-            dir: dir.to_owned(),
-        })?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            identity,
-            id,
-        })
+        let id = identity.id().ok_or_else(|| HomeError::LongId { dir: dir.to_owned() })?;
+        Ok(Self { dir: dir.to_owned(), identity, id })
     }
 
     /// The registry's ID.
@@ -161,12 +149,8 @@ impl Home {
     /// [`HomeError::Credentials`] if it can't be written.
     pub fn write_credentials(&self, credentials: &Credentials) -> Result<PathBuf, HomeError> {
         let path = self.dir.join(CREDENTIALS_FILE);
-        files::replace(&path, credentials.to_text().as_bytes(), Mode::Public).map_err(
-            |source| HomeError::Credentials {
-                path: path.clone(),
-                source,
-            },
-        )?;
+        files::replace(&path, credentials.to_text().as_bytes(), Mode::Public)
+            .map_err(|source| HomeError::Credentials { path: path.clone(), source })?;
         Ok(path)
     }
 
@@ -181,10 +165,7 @@ impl Home {
             sig_key: credentials.sig_key.clone(),
             endpoints: credentials.endpoints.clone(),
         };
-        session::Identity {
-            version: credentials.version,
-            entry: Arc::new(entry),
-        }
+        session::Identity { version: credentials.version, entry: Arc::new(entry) }
     }
 }
 
@@ -194,10 +175,7 @@ fn advertised(listen: SocketAddr, advertise: Option<&str>) -> Result<Endpoint, H
         if listen.ip().is_unspecified() {
             return Err(HomeError::Unspecified { listen });
         }
-        return Ok(listen
-            .to_string()
-            .parse()
-            .expect("a socket's address is an endpoint"));
+        return Ok(listen.to_string().parse().expect("a socket's address is an endpoint"));
     };
     // A bare IPv6 address has colons of its own, so try the host alone first.
     let host_only = match text.parse::<std::net::Ipv6Addr>() {
@@ -205,10 +183,7 @@ fn advertised(listen: SocketAddr, advertise: Option<&str>) -> Result<Endpoint, H
         Err(_) => format!("{text}:{}", listen.port()),
     };
     let parsed = host_only.parse::<Endpoint>().or_else(|_| text.parse());
-    parsed.map_err(|source| HomeError::Advertise {
-        text: text.to_owned(),
-        source,
-    })
+    parsed.map_err(|source| HomeError::Advertise { text: text.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -230,21 +205,12 @@ mod tests {
         }
         for bad in ["", "a b", "host:0", "host:99999", ":"] {
             assert!(
-                matches!(
-                    advertised(listen, Some(bad)),
-                    Err(HomeError::Advertise { .. })
-                ),
+                matches!(advertised(listen, Some(bad)), Err(HomeError::Advertise { .. })),
                 "{bad}"
             );
         }
         let everywhere = "0.0.0.0:7000".parse().unwrap();
-        assert!(matches!(
-            advertised(everywhere, None),
-            Err(HomeError::Unspecified { .. })
-        ));
-        assert_eq!(
-            advertised(everywhere, Some("h")).unwrap().as_str(),
-            "h:7000"
-        );
+        assert!(matches!(advertised(everywhere, None), Err(HomeError::Unspecified { .. })));
+        assert_eq!(advertised(everywhere, Some("h")).unwrap().as_str(), "h:7000");
     }
 }

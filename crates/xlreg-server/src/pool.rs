@@ -66,10 +66,7 @@ impl Pool {
 fn work(queue: &Mutex<mpsc::Receiver<Job>>, key: &PrivateKey) {
     loop {
         // Nothing under this lock panics, and a receiver has no state that one could break.
-        let job = queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .blocking_recv();
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
         let Some(Job { packet, answer }) = job else {
             return;
         };

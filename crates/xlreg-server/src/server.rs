@@ -78,11 +78,7 @@ impl Server {
             bounds,
             stop: CancellationToken::new(),
         };
-        Ok(Self {
-            listener,
-            shared: Arc::new(shared),
-            counters: Arc::default(),
-        })
+        Ok(Self { listener, shared: Arc::new(shared), counters: Arc::default() })
     }
 
     /// Serves until `stop` is cancelled or the store fails; then ceases to accept, lets each
@@ -96,11 +92,7 @@ impl Server {
             () = stop.cancelled() => None,
             failure = engine.failure() => Some(failure),
         };
-        let Self {
-            listener,
-            shared,
-            counters,
-        } = self;
+        let Self { listener, shared, counters } = self;
         drop(listener);
         shared.stop.cancel();
         let aborted = drain(&mut sessions, shared.bounds.drain).await;
@@ -178,10 +170,7 @@ impl Place {
             return None;
         }
         *taken += 1;
-        Some(Self {
-            counters: Arc::clone(counters),
-            address,
-        })
+        Some(Self { counters: Arc::clone(counters), address })
     }
 }
 
@@ -200,9 +189,7 @@ impl Drop for Place {
 impl Counters {
     fn lock_addresses(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
         // Nothing under this lock panics, so a poisoned one holds sound counts all the same.
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -211,10 +198,7 @@ fn prepare(stream: &TcpStream) -> Option<usize> {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "answers may wait for more: TCP_NODELAY failed");
     }
-    SockRef::from(stream)
-        .tcp_mss()
-        .ok()
-        .and_then(|bytes| usize::try_from(bytes).ok())
+    SockRef::from(stream).tcp_mss().ok().and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 /// A session's story in a line, at the level of who should care.

@@ -106,10 +106,7 @@ async fn join(engine: &LocalEngine) {
         for rank in 0..CLUSTER_SIZE {
             let cluster = ClusterKey::Id(id);
             let member = Arc::new(member(number * CLUSTER_SIZE + rank));
-            engine
-                .apply(Command::Join { cluster, member })
-                .await
-                .unwrap();
+            engine.apply(Command::Join { cluster, member }).await.unwrap();
         }
     }
 }
@@ -137,9 +134,7 @@ fn member(number: u64) -> Member {
 fn spread<const N: usize>(number: u64) -> [u8; N] {
     let mut state = number;
     std::array::from_fn(|_| {
-        state = state
-            .wrapping_mul(0x5851_f42d_4c95_7f2d)
-            .wrapping_add(0x1405_7b7e_f767_814f);
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (state >> 56) as u8
     })
 }

@@ -76,9 +76,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
 pub(crate) fn sync(dir: &Path) -> Result<(), StoreError> {
     // Elsewhere a directory can't be opened as a file, nor does it need to be.
     if cfg!(unix) {
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(StoreError::folder("sync", dir))?;
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::folder("sync", dir))?;
     }
     Ok(())
 }

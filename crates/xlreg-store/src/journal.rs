@@ -55,17 +55,10 @@ impl Journal {
             create(dir, &path, registry)?;
         }
         let connection = open(&path)?;
-        let loader = Loader {
-            connection: &connection,
-            path: &path,
-        };
+        let loader = Loader { connection: &connection, path: &path };
         let got = loader.owner()?;
         if got != registry {
-            return Err(StoreError::OtherRegistry {
-                path,
-                expected: registry,
-                got,
-            });
+            return Err(StoreError::OtherRegistry { path, expected: registry, got });
         }
         let state = loader.registry(limits)?;
         let journal = Self {
@@ -89,17 +82,15 @@ impl Journal {
         changes: impl IntoIterator<Item = &'c Change>,
     ) -> Result<(), StoreError> {
         self.dirty = true;
-        self.transact(changes)
-            .map_err(|source| StoreError::sqlite("commit to", &self.path, source))
+        self.transact(changes).map_err(|source| StoreError::sqlite("commit to", &self.path, source))
     }
 
     fn transact<'c>(
         &mut self,
         changes: impl IntoIterator<Item = &'c Change>,
     ) -> rusqlite::Result<()> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for change in changes {
             rows::write_change(&transaction, change)?;
         }
@@ -131,9 +122,7 @@ impl Journal {
     /// Leaves one whole file behind, if nobody else is reading it.
     pub(crate) fn close(mut self) -> Result<(), StoreError> {
         self.checkpoint()?;
-        let Self {
-            path, connection, ..
-        } = self;
+        let Self { path, connection, .. } = self;
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
             .and_then(|_| connection.close().map_err(|(_, source)| source))
@@ -144,9 +133,7 @@ impl Journal {
         // Writers wait for us, so don't wait for a reader.
         self.connection.busy_timeout(Duration::ZERO)?;
         let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
-        let blocked = self
-            .connection
-            .query_row(pragma, [], |row| row.get::<_, bool>(0))?;
+        let blocked = self.connection.query_row(pragma, [], |row| row.get::<_, bool>(0))?;
         self.connection.busy_timeout(BUSY_WAIT)?;
         Ok(blocked)
     }
@@ -158,8 +145,7 @@ impl Journal {
 }
 
 fn exists(path: &Path) -> Result<bool, StoreError> {
-    path.try_exists()
-        .map_err(StoreError::folder("look for", path))
+    path.try_exists().map_err(StoreError::folder("look for", path))
 }
 
 /// Makes a whole, empty registry under another name and then gives it its own. So a database that
@@ -202,9 +188,7 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
         return Err(corrupt(path, problem));
     }
     let journal_mode = "PRAGMA journal_mode = WAL";
-    let mode: String = connection
-        .query_row(journal_mode, [], |row| row.get(0))
-        .map_err(failed)?;
+    let mode: String = connection.query_row(journal_mode, [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         let path = path.to_owned();
         return Err(StoreError::NoLog { path, mode });
@@ -240,19 +224,12 @@ fn version(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
     let application = pragma("application_id")?;
     let version = pragma("user_version")?;
     if application != schema::APPLICATION_ID {
-        return Err(StoreError::NotRegistry {
-            path: path.to_owned(),
-            got: application,
-        });
+        return Err(StoreError::NotRegistry { path: path.to_owned(), got: application });
     }
     match version {
         1..=schema::VERSION => Ok(version),
         ..=0 => Err(corrupt(path, "its schema version is one that never was")),
-        got => Err(StoreError::Newer {
-            path: path.to_owned(),
-            got,
-            known: schema::VERSION,
-        }),
+        got => Err(StoreError::Newer { path: path.to_owned(), got, known: schema::VERSION }),
     }
 }
 
@@ -270,10 +247,7 @@ fn check_structure(connection: &Connection, path: &Path) -> Result<(), StoreErro
 }
 
 fn corrupt(path: &Path, problem: &str) -> StoreError {
-    StoreError::Corrupt {
-        path: path.to_owned(),
-        problem: problem.to_owned(),
-    }
+    StoreError::Corrupt { path: path.to_owned(), problem: problem.to_owned() }
 }
 
 #[cfg(test)]
@@ -303,9 +277,7 @@ mod tests {
         assert_eq!((journal.log_bytes(), journal.due), (0, LOG_BYTES_MAX));
 
         let reader = Connection::open(&journal.path).unwrap();
-        reader
-            .execute_batch("BEGIN; SELECT count(*) FROM nodes")
-            .unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM nodes").unwrap();
         write_node(&mut journal, 2);
         journal.checkpoint().unwrap();
         // Not at once again, and not never.

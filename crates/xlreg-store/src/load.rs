@@ -52,11 +52,8 @@ impl Loader<'_> {
     /// Clusters and members both come ordered by the cluster's ID, so one pass over each will do.
     fn clusters(&self, registry: &mut Registry) -> Result<(), StoreError> {
         let mut statement = self.sql(self.connection.prepare(SELECT_MEMBERS))?;
-        let mut members = Members {
-            loader: self,
-            rows: self.sql(statement.query([]))?,
-            next: None,
-        };
+        let mut members =
+            Members { loader: self, rows: self.sql(statement.query([]))?, next: None };
         members.advance()?;
         let mut place = 0;
         self.each(SELECT_CLUSTERS, |row| {
@@ -97,10 +94,7 @@ impl Loader<'_> {
                 self.damaged("members", &row, problem)
             })?;
             cluster = Arc::new(seated);
-            registry.apply(&Change::Member {
-                cluster: Arc::clone(&cluster),
-                rank,
-            });
+            registry.apply(&Change::Member { cluster: Arc::clone(&cluster), rank });
         }
         Ok(())
     }
@@ -123,12 +117,7 @@ impl Loader<'_> {
     }
 
     fn damaged(&self, table: &'static str, row: &str, problem: Problem) -> StoreError {
-        StoreError::Damaged {
-            path: self.path.to_owned(),
-            table,
-            row: row.to_owned(),
-            problem,
-        }
+        StoreError::Damaged { path: self.path.to_owned(), table, row: row.to_owned(), problem }
     }
 }
 

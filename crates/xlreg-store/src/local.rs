@@ -32,10 +32,7 @@ impl LocalEngine {
     /// An empty registry that is gone with the process.
     #[must_use]
     pub fn in_memory(limits: Limits) -> Self {
-        Self {
-            shared: Arc::new(Shared::new(Registry::new(limits))),
-            queue: None,
-        }
+        Self { shared: Arc::new(Shared::new(Registry::new(limits))), queue: None }
     }
 
     /// The registry with the ID `registry` that is kept in the directory `dir`, which is made if it
@@ -76,10 +73,7 @@ impl Engine for LocalEngine {
     }
 
     fn find(&self, key: &ClusterKey) -> Answer<'_, Result<Arc<Cluster>, ApplyError>> {
-        let found = self
-            .shared
-            .check()
-            .and_then(|()| Ok(self.shared.registry().find(key)?));
+        let found = self.shared.check().and_then(|()| Ok(self.shared.registry().find(key)?));
         Box::pin(future::ready(found))
     }
 

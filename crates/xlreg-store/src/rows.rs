@@ -32,21 +32,14 @@ const UPSERT_MEMBER: &str = "INSERT OR REPLACE INTO members (cluster, rank, id, 
 
 /// Writes whose registry this is.
 pub(crate) fn write_registry(connection: &Connection, id: &NodeId) -> rusqlite::Result<()> {
-    put(
-        connection,
-        INSERT_REGISTRY,
-        &[ValueRef::Blob(id.as_bytes())],
-    )
+    put(connection, INSERT_REGISTRY, &[ValueRef::Blob(id.as_bytes())])
 }
 
 /// Writes one change; the caller's transaction makes it last.
 pub(crate) fn write_change(connection: &Connection, change: &Change) -> rusqlite::Result<()> {
     match change {
         Change::Node { id, sig_key } => {
-            let values = [
-                ValueRef::Blob(id.as_bytes()),
-                ValueRef::Blob(sig_key.as_bytes()),
-            ];
+            let values = [ValueRef::Blob(id.as_bytes()), ValueRef::Blob(sig_key.as_bytes())];
             put(connection, INSERT_NODE, &values)
         }
         Change::Cluster(cluster) => write_cluster(connection, cluster),
@@ -183,9 +176,7 @@ fn verify(row: &Row<'_>, sum_column: usize) -> Result<(), Problem> {
 /// is a bijection, so a single byte that changed always changes the result.
 fn checksum<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
     fn mix(sum: u64, bytes: &[u8]) -> u64 {
-        bytes.iter().fold(sum, |sum, byte| {
-            (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
     }
     let start = 0xcbf2_9ce4_8422_2325;
     let sum = values.into_iter().fold(start, |sum, value| match value {
@@ -203,21 +194,15 @@ fn value<'r>(row: &'r Row<'_>, column: usize) -> Result<ValueRef<'r>, Problem> {
 }
 
 fn integer(row: &Row<'_>, column: usize) -> Result<i64, Problem> {
-    value(row, column)?
-        .as_i64()
-        .map_err(|error| error.to_string())
+    value(row, column)?.as_i64().map_err(|error| error.to_string())
 }
 
 fn text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r str, Problem> {
-    value(row, column)?
-        .as_str()
-        .map_err(|error| error.to_string())
+    value(row, column)?.as_str().map_err(|error| error.to_string())
 }
 
 fn blob<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r [u8], Problem> {
-    value(row, column)?
-        .as_blob()
-        .map_err(|error| error.to_string())
+    value(row, column)?.as_blob().map_err(|error| error.to_string())
 }
 
 fn bytes<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N], Problem> {
@@ -234,11 +219,7 @@ fn key(row: &Row<'_>, der: usize, print: usize) -> Result<PublicKey, Problem> {
 fn within(number: i64, min: u32, max: u32) -> Result<u32, Problem> {
     let wrong = || format!("expected {min} to {max}, got {number}");
     let number = u32::try_from(number).map_err(|_| wrong())?;
-    if (min..=max).contains(&number) {
-        Ok(number)
-    } else {
-        Err(wrong())
-    }
+    if (min..=max).contains(&number) { Ok(number) } else { Err(wrong()) }
 }
 
 fn parse<T: std::str::FromStr<Err: ToString>>(text: &str) -> Result<T, Problem> {

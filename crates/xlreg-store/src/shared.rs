@@ -67,10 +67,7 @@ impl Shared {
 
     /// Applies changes that are durable, and tells those who follow them.
     pub(crate) fn commit<'c>(&self, changes: impl IntoIterator<Item = &'c Change> + Clone) {
-        let mut registry = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         for change in changes.clone() {
             registry.apply(change);
         }
@@ -80,10 +77,7 @@ impl Shared {
 
     /// Decides and applies in one step, for an engine that keeps nothing else.
     pub(crate) fn run(&self, command: &Command) -> Result<Outcome, Refusal> {
-        let mut registry = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         let Decision { outcome, change } = decide(command, &*registry)?;
         if let Some(change) = &change {
             registry.apply(change);

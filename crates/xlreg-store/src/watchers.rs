@@ -87,8 +87,7 @@ impl Inner {
     /// there are at most twice as many as are followed, at a constant cost each.
     fn sweep(&mut self) {
         if self.channels.len() >= self.sweep_at.max(SWEEP_MIN) {
-            self.channels
-                .retain(|_, channel| channel.receiver_count() > 0);
+            self.channels.retain(|_, channel| channel.receiver_count() > 0);
             self.sweep_at = self.channels.len() * 2;
             self.channels.shrink_to(self.sweep_at);
         }
@@ -176,10 +175,6 @@ mod tests {
         let receiver = watch(&watchers, &cluster(1, 0));
         watchers.end();
         assert!(receiver.has_changed().is_err());
-        assert!(
-            watchers
-                .watch(&cluster(1, 0).id, || Some(cluster(1, 0)))
-                .is_none()
-        );
+        assert!(watchers.watch(&cluster(1, 0).id, || Some(cluster(1, 0))).is_none());
     }
 }

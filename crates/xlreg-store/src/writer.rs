@@ -43,19 +43,12 @@ impl Queue {
     /// Starts the writer's thread.
     pub(crate) fn start(shared: Arc<Shared>, journal: Journal) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer {
-            shared,
-            queue,
-            journal,
-        };
+        let writer = Writer { shared, queue, journal };
         let thread = thread::Builder::new()
             .name("xlreg-store".to_owned())
             .spawn(move || run(writer))
             .map_err(|source| StoreError::Thread { source })?;
-        Ok(Self {
-            jobs,
-            thread: Some(thread),
-        })
+        Ok(Self { jobs, thread: Some(thread) })
     }
 
     /// Hands a command to the writer. `None` if it is gone and may not have seen it.
@@ -84,11 +77,7 @@ fn run(mut writer: Writer) {
         Ok(runtime) => runtime.block_on(writer.serve(&mut jobs)),
         Err(source) => Err(StoreError::Thread { source }),
     };
-    let Writer {
-        shared,
-        journal,
-        queue: _queue,
-    } = writer;
+    let Writer { shared, journal, queue: _queue } = writer;
     // Only then is the end announced: whoever hears of it may open the directory again.
     let closed = match served {
         Ok(()) => journal.close(),
@@ -162,9 +151,8 @@ impl Writer {
     /// are left unanswered.
     fn commit(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         let decisions = self.decide(jobs);
-        let changes = decisions
-            .iter()
-            .filter_map(|decision| decision.as_ref().ok()?.change.as_ref());
+        let changes =
+            decisions.iter().filter_map(|decision| decision.as_ref().ok()?.change.as_ref());
         if changes.clone().next().is_some() {
             self.journal.write(changes.clone())?;
             self.shared.commit(changes);

@@ -127,22 +127,12 @@ impl std::error::Error for Incomplete {}
 impl fmt::Display for Incomplete {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let joined: Vec<_> = self.joined.iter().map(Name::as_str).collect();
-        let (here, missing) = (
-            joined.len(),
-            (self.size as usize).saturating_sub(joined.len()),
-        );
+        let (here, missing) = (joined.len(), (self.size as usize).saturating_sub(joined.len()));
         let waited = self.waited.as_secs_f64();
         let Self { cluster, size, .. } = self;
-        write!(
-            f,
-            "cluster {cluster}: {here} of {size} members after {waited:.1} s; "
-        )?;
+        write!(f, "cluster {cluster}: {here} of {size} members after {waited:.1} s; ")?;
         write!(f, "still missing {missing}; joined: ")?;
-        f.write_str(&if joined.is_empty() {
-            "nobody".to_owned()
-        } else {
-            joined.join(", ")
-        })?;
+        f.write_str(&if joined.is_empty() { "nobody".to_owned() } else { joined.join(", ") })?;
         match &self.silence {
             None => Ok(()),
             Some(why) => write!(f, "; last heard of the registry: {why}"),
@@ -172,18 +162,10 @@ impl Reason {
             Refusal::ClusterFull { size: 0 },
             Refusal::RegistryFull,
         ];
-        match known
-            .into_iter()
-            .find(|refusal| refusal.to_string() == text)
-        {
+        match known.into_iter().find(|refusal| refusal.to_string() == text) {
             Some(refusal) => Self::Known(refusal),
             // It comes from a stranger: bounded, and without control characters.
-            None => Self::Other(
-                text.chars()
-                    .take(200)
-                    .flat_map(char::escape_debug)
-                    .collect(),
-            ),
+            None => Self::Other(text.chars().take(200).flat_map(char::escape_debug).collect()),
         }
     }
 }

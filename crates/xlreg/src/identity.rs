@@ -68,18 +68,14 @@ impl Identity {
     async fn blocking(
         make: impl FnOnce() -> Result<xlreg_node::Identity, IdentityError> + Send + 'static,
     ) -> Result<Self, Error> {
-        let inner = spawn_blocking(make)
-            .await
-            .expect("making an identity does not panic")?;
+        let inner = spawn_blocking(make).await.expect("making an identity does not panic")?;
         Ok(Self { inner })
     }
 
     /// The same node under another name, for one cluster. Its file stays as it is.
     #[must_use]
     pub fn with_name(self, name: Name) -> Self {
-        Self {
-            inner: self.inner.with_name(name),
-        }
+        Self { inner: self.inner.with_name(name) }
     }
 
     /// Its name.
@@ -138,17 +134,11 @@ impl Identity {
             let path = dir.join(ROSTER_FILE);
             write(&path, json.as_bytes(), Mode::Public)?;
             if let Some(member) = member {
-                write(
-                    &dir.join(MEMBER_FILE),
-                    member.to_text().as_bytes(),
-                    Mode::Private,
-                )?;
+                write(&dir.join(MEMBER_FILE), member.to_text().as_bytes(), Mode::Private)?;
             }
             Ok(path)
         };
-        spawn_blocking(write)
-            .await
-            .expect("writing files does not panic")
+        spawn_blocking(write).await.expect("writing files does not panic")
     }
 
     /// What the original library keeps of a membership.
@@ -179,13 +169,7 @@ impl Identity {
 
 fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), Error> {
     let made = path.parent().map_or(Ok(()), files::create_dir);
-    made.and_then(|()| files::replace(path, content, mode))
-        .map_err(|source| {
-            IdentityError::File {
-                doing: "writing",
-                path: path.to_owned(),
-                source,
-            }
-            .into()
-        })
+    made.and_then(|()| files::replace(path, content, mode)).map_err(|source| {
+        IdentityError::File { doing: "writing", path: path.to_owned(), source }.into()
+    })
 }

@@ -43,10 +43,7 @@ impl Link {
                 Ok(stream) => return Self::hello(stream, endpoint, credentials, dialect).await,
                 Err(source) => {
                     debug!(%endpoint, %source, "no answer");
-                    failure = Some(Error::Unreachable {
-                        endpoint: endpoint.clone(),
-                        source,
-                    });
+                    failure = Some(Error::Unreachable { endpoint: endpoint.clone(), source });
                 }
             }
         }
@@ -60,12 +57,8 @@ impl Link {
         dialect: Dialect,
     ) -> Result<Self, Error> {
         let secrets = Secrets::from_random(random());
-        let (hello, packet) = ClientHello::new(
-            dialect,
-            &credentials.comms_key,
-            credentials.version,
-            secrets,
-        )?;
+        let (hello, packet) =
+            ClientHello::new(dialect, &credentials.comms_key, credentials.version, secrets)?;
         let mut reply = vec![0; hello.reply_bytes()];
         let exchange = async {
             stream.write_all(&packet).await?;
@@ -76,21 +69,12 @@ impl Link {
             Err(_) => return Err(no_answer(endpoint, "the hello")),
             // A registry that can't open a hello hangs up without a word.
             Ok(Err(source)) => {
-                return Err(Error::Lost {
-                    endpoint,
-                    request: "the hello",
-                    source,
-                });
+                return Err(Error::Lost { endpoint, request: "the hello", source });
             }
             Ok(Ok(_)) => {}
         }
         match hello.finish(&reply) {
-            Ok((channel, version)) => Ok(Self {
-                stream,
-                channel,
-                endpoint,
-                version,
-            }),
+            Ok((channel, version)) => Ok(Self { stream, channel, endpoint, version }),
             Err(source) => Err(Error::NotTheRegistry { endpoint, source }),
         }
     }
@@ -101,11 +85,7 @@ impl Link {
         let sealed = self.channel.sealer.seal(&request.encode(), random());
         let by = Instant::now() + ANSWER_DEADLINE;
         let endpoint = || self.endpoint.clone();
-        let lost = |source| Error::Lost {
-            endpoint: endpoint(),
-            request: name,
-            source,
-        };
+        let lost = |source| Error::Lost { endpoint: endpoint(), request: name, source };
         match timeout_at(by, self.stream.write_all(&sealed)).await {
             Err(_) => return Err(no_answer(endpoint(), name)),
             Ok(written) => written.map_err(lost)?,
@@ -125,10 +105,9 @@ impl Link {
             self.channel.opener.push(&buffer);
         };
         match Reply::decode(message).map_err(|bad| protocol(name, bad.into()))? {
-            Reply::Error(text) => Err(Error::Refused {
-                request: name,
-                reason: Reason::from_text(&text),
-            }),
+            Reply::Error(text) => {
+                Err(Error::Refused { request: name, reason: Reason::from_text(&text) })
+            }
             reply => Ok(reply),
         }
     }
@@ -155,9 +134,5 @@ pub(crate) fn protocol(request: &'static str, problem: Problem) -> Error {
 }
 
 fn no_answer(endpoint: Endpoint, request: &'static str) -> Error {
-    Error::NoAnswer {
-        endpoint,
-        request,
-        waited: ANSWER_DEADLINE,
-    }
+    Error::NoAnswer { endpoint, request, waited: ANSWER_DEADLINE }
 }

@@ -65,10 +65,8 @@ impl Registry {
             path: path.to_owned(),
             source,
         })?;
-        let credentials = Credentials::parse(&text).map_err(|source| Error::Text {
-            path: path.to_owned(),
-            source,
-        })?;
+        let credentials = Credentials::parse(&text)
+            .map_err(|source| Error::Text { path: path.to_owned(), source })?;
         Ok(Self::new(credentials))
     }
 
@@ -77,10 +75,7 @@ impl Registry {
     pub fn new(credentials: Credentials) -> Self {
         let newer = credentials.version >= Version::FIRST_OF_1_9;
         let dialect = if newer { Dialect::V1_9 } else { Dialect::V1_8 };
-        Self {
-            credentials: Arc::new(credentials),
-            dialect,
-        }
+        Self { credentials: Arc::new(credentials), dialect }
     }
 
     /// The same registry, spoken to in this dialect whatever its credentials say.
@@ -298,15 +293,7 @@ impl Lookup {
     /// Connects, and joins if we are to.
     async fn start(asker: Asker) -> Result<(Self, NodeId), Error> {
         let (link, known, id) = asker.connect().await?;
-        Ok((
-            Self {
-                asker,
-                link: Some(link),
-                cluster: known,
-                members: BTreeMap::new(),
-            },
-            id,
-        ))
+        Ok((Self { asker, link: Some(link), cluster: known, members: BTreeMap::new() }, id))
     }
 
     /// Fetches until all are there and their entries are of one time, or `at_most` has passed.
@@ -369,9 +356,7 @@ impl Lookup {
         let mut fresh = self.fetch(None).await?;
         while fresh != 0 && self.missing().is_some_and(|missing| missing != 0) {
             let before = self.members.len();
-            fresh = self
-                .fetch(self.missing().map(|missing| missing | 1))
-                .await?;
+            fresh = self.fetch(self.missing().map(|missing| missing | 1)).await?;
             if self.members.len() == before {
                 break;
             }
@@ -410,21 +395,9 @@ impl Lookup {
             _ => ClusterKey::Id(self.cluster.id),
         };
         let which = which.or_else(|| self.asker.endpoints.is_some().then(|| self.all()));
-        let request = Request::GetCluster {
-            cluster: Some(cluster),
-            which,
-        };
-        let reply = link
-            .ask(&request)
-            .await
-            .map_err(|error| self.explain(&link, error))?;
-        let Reply::Members {
-            cluster,
-            which,
-            entries,
-            about,
-        } = reply
-        else {
+        let request = Request::GetCluster { cluster: Some(cluster), which };
+        let reply = link.ask(&request).await.map_err(|error| self.explain(&link, error))?;
+        let Reply::Members { cluster, which, entries, about } = reply else {
             return Err(unexpected("GetCluster", &reply));
         };
         self.link = Some(link);
@@ -450,11 +423,7 @@ impl Lookup {
         self.members.extend(ranks.zip(entries));
         // Ranks are join order, so a roster has no gaps.
         let absurd = |what| Err(protocol("GetCluster", Problem::Absurd(what)));
-        if self
-            .cluster
-            .size
-            .is_some_and(|size| self.members.len() > size as usize)
-        {
+        if self.cluster.size.is_some_and(|size| self.members.len() > size as usize) {
             return absurd("there are more members than the cluster is for");
         }
         Ok(which)
@@ -464,23 +433,18 @@ impl Lookup {
     fn explain(&self, link: &Link, error: Error) -> Error {
         let looks_only = self.asker.endpoints.is_none();
         match error {
-            Error::Refused {
-                reason: crate::Reason::Other(text),
-                ..
-            } if looks_only && text == "invalid msg type for current state" => Error::MembersOnly {
-                version: link.version,
-            },
+            Error::Refused { reason: crate::Reason::Other(text), .. }
+                if looks_only && text == "invalid msg type for current state" =>
+            {
+                Error::MembersOnly { version: link.version }
+            }
             error => error,
         }
     }
 
     /// Bits of all the ranks there can be.
     fn all(&self) -> u64 {
-        let size = self
-            .cluster
-            .size
-            .unwrap_or(CLUSTER_SIZE_MAX)
-            .min(CLUSTER_SIZE_MAX);
+        let size = self.cluster.size.unwrap_or(CLUSTER_SIZE_MAX).min(CLUSTER_SIZE_MAX);
         u64::MAX.checked_shr(CLUSTER_SIZE_MAX - size).unwrap_or(0)
     }
 
@@ -529,20 +493,11 @@ impl Asker {
                 // Not used: the first lookup goes by name, and its answer brings the ID.
                 ClusterKey::Name(_) => ClusterId::from_bytes([0; 20]),
             };
-            let known = Known {
-                id: id_if_known,
-                name: None,
-                size: None,
-                attrs: 0,
-                endpoint_count: 1,
-            };
+            let known =
+                Known { id: id_if_known, name: None, size: None, attrs: 0, endpoint_count: 1 };
             return Ok((link, known, id));
         }
-        let reply = link
-            .ask(&Request::Join {
-                cluster: Some(self.cluster.clone()),
-            })
-            .await?;
+        let reply = link.ask(&Request::Join { cluster: Some(self.cluster.clone()) }).await?;
         let Reply::Joined(info) = reply else {
             return Err(unexpected("Join", &reply));
         };
@@ -550,31 +505,11 @@ impl Asker {
             ClusterKey::Name(name) => Some(name.clone()),
             ClusterKey::Id(_) => None,
         };
-        let ClusterInfo {
-            id: cluster,
-            size,
-            attrs,
-            endpoint_count,
-        } = info;
-        Ok((
-            link,
-            Known {
-                id: cluster,
-                name,
-                size: Some(size),
-                attrs,
-                endpoint_count,
-            },
-            id,
-        ))
+        let ClusterInfo { id: cluster, size, attrs, endpoint_count } = info;
+        Ok((link, Known { id: cluster, name, size: Some(size), attrs, endpoint_count }, id))
     }
 }
 
 fn unexpected(request: &'static str, reply: &Reply) -> Error {
-    protocol(
-        request,
-        Problem::Unexpected {
-            got: reply.tag().as_str_name(),
-        },
-    )
+    protocol(request, Problem::Unexpected { got: reply.tag().as_str_name() })
 }

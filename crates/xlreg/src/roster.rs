@@ -43,17 +43,13 @@ impl Roster {
     /// registry gave it another ID than it brought.
     #[must_use]
     pub fn rank_of_key(&self, sig_key: &PublicKey, name: &Name) -> Option<usize> {
-        self.members
-            .iter()
-            .position(|member| member.sig_key == *sig_key && member.name == *name)
+        self.members.iter().position(|member| member.sig_key == *sig_key && member.name == *name)
     }
 
     /// The cluster as a person would call it.
     #[must_use]
     pub fn title(&self) -> String {
-        self.name
-            .as_ref()
-            .map_or_else(|| self.id.to_string(), ToString::to_string)
+        self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
     }
 
     /// The error that says who of the cluster has not come.
@@ -61,11 +57,7 @@ impl Roster {
         Incomplete {
             cluster: self.title(),
             size: self.size,
-            joined: self
-                .members
-                .iter()
-                .map(|member| member.name.clone())
-                .collect(),
+            joined: self.members.iter().map(|member| member.name.clone()).collect(),
             waited,
             silence,
         }
@@ -81,9 +73,7 @@ impl Roster {
             size: self.size,
             endpoint_count: self.endpoint_count,
             complete: self.is_complete(),
-            members: members
-                .map(|(rank, member)| MemberView::new(rank, member))
-                .collect(),
+            members: members.map(|(rank, member)| MemberView::new(rank, member)).collect(),
         };
         serde_json::to_value(view).expect("strings, numbers and lists always make JSON")
     }

@@ -20,9 +20,7 @@ fn name(text: &str) -> Name {
 }
 
 fn member(id: u8, text: &str, sig: u8, endpoints: usize) -> Arc<Member> {
-    let endpoints = (0..endpoints)
-        .map(|n| format!("h:{}", n + 1).parse().unwrap())
-        .collect();
+    let endpoints = (0..endpoints).map(|n| format!("h:{}", n + 1).parse().unwrap()).collect();
     Arc::new(Member {
         id: node_id(id),
         name: name(text),
@@ -56,13 +54,7 @@ impl Bench {
 
     fn create(&mut self, text: &str, size: u32, endpoint_count: u32, fresh: u8) -> Arc<Cluster> {
         let fresh = ClusterId::from_bytes([fresh; 20]);
-        let command = Command::Create {
-            name: name(text),
-            attrs: 0,
-            size,
-            endpoint_count,
-            fresh,
-        };
+        let command = Command::Create { name: name(text), attrs: 0, size, endpoint_count, fresh };
         match self.run(&command).unwrap() {
             Outcome::Created(cluster) => cluster,
             other => panic!("created, but {other:?}"),
@@ -71,10 +63,7 @@ impl Bench {
 
     fn join(&mut self, cluster: &str, member: &Arc<Member>) -> Result<usize, Refusal> {
         let cluster = ClusterKey::Name(name(cluster));
-        match self.run(&Command::Join {
-            cluster,
-            member: Arc::clone(member),
-        })? {
+        match self.run(&Command::Join { cluster, member: Arc::clone(member) })? {
             Outcome::Joined { rank, .. } => Ok(rank),
             other => panic!("joined, but {other:?}"),
         }
@@ -84,45 +73,21 @@ impl Bench {
 #[test]
 fn an_id_belongs_to_the_key_that_first_registered_it() {
     let mut bench = Bench::default();
-    assert_eq!(
-        bench.register(Some(7), 90, 1),
-        Ok(Outcome::Registered(node_id(7)))
-    );
-    assert_eq!(
-        bench.register(Some(7), 91, 1),
-        Ok(Outcome::Registered(node_id(7)))
-    );
+    assert_eq!(bench.register(Some(7), 90, 1), Ok(Outcome::Registered(node_id(7))));
+    assert_eq!(bench.register(Some(7), 91, 1), Ok(Outcome::Registered(node_id(7))));
     assert_eq!(bench.register(Some(7), 92, 2), Err(Refusal::IdInUse));
 }
 
 #[test]
 fn a_key_may_hold_several_ids_and_gets_its_latest_again() {
     let mut bench = Bench::default();
-    assert_eq!(
-        bench.register(None, 90, 1),
-        Ok(Outcome::Registered(node_id(90)))
-    );
-    assert_eq!(
-        bench.register(None, 91, 1),
-        Ok(Outcome::Registered(node_id(90)))
-    );
-    assert_eq!(
-        bench.register(Some(7), 92, 1),
-        Ok(Outcome::Registered(node_id(7)))
-    );
-    assert_eq!(
-        bench.register(None, 93, 1),
-        Ok(Outcome::Registered(node_id(7)))
-    );
+    assert_eq!(bench.register(None, 90, 1), Ok(Outcome::Registered(node_id(90))));
+    assert_eq!(bench.register(None, 91, 1), Ok(Outcome::Registered(node_id(90))));
+    assert_eq!(bench.register(Some(7), 92, 1), Ok(Outcome::Registered(node_id(7))));
+    assert_eq!(bench.register(None, 93, 1), Ok(Outcome::Registered(node_id(7))));
     // Coming once more under the older ID does not make it the latest.
-    assert_eq!(
-        bench.register(Some(90), 94, 1),
-        Ok(Outcome::Registered(node_id(90)))
-    );
-    assert_eq!(
-        bench.register(None, 95, 1),
-        Ok(Outcome::Registered(node_id(7)))
-    );
+    assert_eq!(bench.register(Some(90), 94, 1), Ok(Outcome::Registered(node_id(90))));
+    assert_eq!(bench.register(None, 95, 1), Ok(Outcome::Registered(node_id(7))));
 }
 
 #[test]
@@ -142,14 +107,8 @@ fn join_gives_ranks_in_order_and_never_more_than_the_size() {
     bench.create("alpha", 2, 1, 1);
     assert_eq!(bench.join("alpha", &member(1, "a", 1, 1)), Ok(0));
     assert_eq!(bench.join("alpha", &member(2, "b", 2, 1)), Ok(1));
-    assert_eq!(
-        bench.join("alpha", &member(3, "c", 3, 1)),
-        Err(Refusal::ClusterFull { size: 2 })
-    );
-    assert_eq!(
-        bench.join("omega", &member(3, "c", 3, 1)),
-        Err(Refusal::UnknownClusterName)
-    );
+    assert_eq!(bench.join("alpha", &member(3, "c", 3, 1)), Err(Refusal::ClusterFull { size: 2 }));
+    assert_eq!(bench.join("omega", &member(3, "c", 3, 1)), Err(Refusal::UnknownClusterName));
 }
 
 #[test]
@@ -165,18 +124,9 @@ fn the_same_name_and_key_is_the_same_member_come_back() {
     assert_eq!(cluster.members[0].endpoints.len(), 3);
     assert_eq!(cluster.revision, 3);
     // Somebody else's name, and an ID that is there under another name.
-    assert_eq!(
-        bench.join("alpha", &member(3, "a", 3, 1)),
-        Err(Refusal::MemberNameInUse)
-    );
-    assert_eq!(
-        bench.join("alpha", &member(9, "c", 1, 1)),
-        Err(Refusal::MemberIdInUse)
-    );
-    assert_eq!(
-        bench.join("alpha", &member(2, "a", 1, 1)),
-        Err(Refusal::MemberIdInUse)
-    );
+    assert_eq!(bench.join("alpha", &member(3, "a", 3, 1)), Err(Refusal::MemberNameInUse));
+    assert_eq!(bench.join("alpha", &member(9, "c", 1, 1)), Err(Refusal::MemberIdInUse));
+    assert_eq!(bench.join("alpha", &member(2, "a", 1, 1)), Err(Refusal::MemberIdInUse));
 }
 
 #[test]
@@ -184,10 +134,8 @@ fn coming_back_unchanged_changes_nothing() {
     let mut bench = Bench::default();
     bench.create("alpha", 2, 1, 1);
     bench.join("alpha", &member(1, "a", 1, 1)).unwrap();
-    let command = Command::Join {
-        cluster: ClusterKey::Name(name("alpha")),
-        member: member(1, "a", 1, 1),
-    };
+    let command =
+        Command::Join { cluster: ClusterKey::Name(name("alpha")), member: member(1, "a", 1, 1) };
     assert_eq!(decide(&command, &bench.0).unwrap().change, None);
 }
 
@@ -195,10 +143,7 @@ fn coming_back_unchanged_changes_nothing() {
 fn a_member_brings_as_many_endpoints_as_the_cluster_asks() {
     let mut bench = Bench::default();
     bench.create("alpha", 4, 2, 1);
-    assert_eq!(
-        bench.join("alpha", &member(1, "a", 1, 0)),
-        Err(Refusal::NoEndpoint)
-    );
+    assert_eq!(bench.join("alpha", &member(1, "a", 1, 0)), Err(Refusal::NoEndpoint));
     let few = Refusal::TooFewEndpoints { got: 1, asked: 2 };
     assert_eq!(bench.join("alpha", &member(1, "a", 1, 1)), Err(few));
     assert_eq!(bench.join("alpha", &member(1, "a", 1, 8)), Ok(0));
@@ -208,11 +153,7 @@ fn a_member_brings_as_many_endpoints_as_the_cluster_asks() {
 
 #[test]
 fn a_full_registry_still_knows_whom_it_knows() {
-    let limits = Limits {
-        nodes_max: 1,
-        clusters_max: 1,
-        members_max: 1,
-    };
+    let limits = Limits { nodes_max: 1, clusters_max: 1, members_max: 1 };
     let mut bench = Bench(Registry::new(limits));
     bench.register(Some(1), 90, 1).unwrap();
     assert_eq!(bench.register(Some(2), 91, 1), Err(Refusal::RegistryFull));
@@ -228,10 +169,7 @@ fn a_full_registry_still_knows_whom_it_knows() {
     };
     assert_eq!(bench.run(&beta), Err(Refusal::RegistryFull));
     assert_eq!(bench.join("alpha", &member(1, "a", 1, 1)), Ok(0));
-    assert_eq!(
-        bench.join("alpha", &member(2, "b", 2, 1)),
-        Err(Refusal::RegistryFull)
-    );
+    assert_eq!(bench.join("alpha", &member(2, "b", 2, 1)), Err(Refusal::RegistryFull));
     assert_eq!(bench.join("alpha", &member(9, "a", 1, 2)), Ok(0));
 }
 

@@ -10,21 +10,12 @@ const IV: [u8; BLOCK_BYTES] = [3; BLOCK_BYTES];
 const DIALECTS: [Dialect; 2] = [Dialect::V1_8, Dialect::V1_9];
 
 fn pair(dialect: Dialect) -> (Sealer, Opener) {
-    (
-        Channel::new(dialect, &KEY, IV).sealer,
-        Channel::new(dialect, &KEY, IV).opener,
-    )
+    (Channel::new(dialect, &KEY, IV).sealer, Channel::new(dialect, &KEY, IV).opener)
 }
 
 /// Messages of every length up to some blocks, with contents that look like padding.
 fn messages() -> Vec<XlRegMsg> {
-    let mut messages = vec![
-        XlRegMsg {
-            op: Some(11),
-            ..Default::default()
-        },
-        XlRegMsg::default(),
-    ];
+    let mut messages = vec![XlRegMsg { op: Some(11), ..Default::default() }, XlRegMsg::default()];
     for length in 0..70u8 {
         messages.push(XlRegMsg {
             op: Some(7),
@@ -32,10 +23,7 @@ fn messages() -> Vec<XlRegMsg> {
             which: Some(1),
             ..Default::default()
         });
-        let token = Token {
-            sig_key: Some(vec![length % 17; 40]),
-            ..Default::default()
-        };
+        let token = Token { sig_key: Some(vec![length % 17; 40]), ..Default::default() };
         messages.push(XlRegMsg {
             op: Some(10),
             tokens: vec![token; usize::from(length) / 8],

@@ -51,20 +51,12 @@ impl<'a> Reader<'a> {
             return Err(TextError::TooLarge { what, got, max });
         }
         let lines = text.split('\n');
-        Ok(Self {
-            what,
-            private: false,
-            lines,
-            line: 0,
-        })
+        Ok(Self { what, private: false, lines, line: 0 })
     }
 
     /// A reader of text that holds private keys, which errors must not quote.
     pub(super) fn private(what: &'static str, text: &'a str) -> Result<Self, TextError> {
-        Ok(Self {
-            private: true,
-            ..Self::new(what, text)?
-        })
+        Ok(Self { private: true, ..Self::new(what, text)? })
     }
 
     /// The next line that is not blank, without what surrounds it; none at the end.
@@ -76,12 +68,7 @@ impl<'a> Reader<'a> {
             };
             let (got, max) = (line.len(), LINE_BYTES_MAX);
             if got > max {
-                return Err(TextError::LineTooLong {
-                    what: self.what,
-                    line: self.line,
-                    got,
-                    max,
-                });
+                return Err(TextError::LineTooLong { what: self.what, line: self.line, got, max });
             }
             let line = line.trim();
             if !line.is_empty() {
@@ -108,10 +95,7 @@ impl<'a> Reader<'a> {
 
     /// Exactly this line.
     pub(super) fn exactly(&mut self, wanted: &str) -> Result<(), TextError> {
-        self.expect(
-            || format!("`{wanted}`"),
-            |line| (line == wanted).then_some(()),
-        )
+        self.expect(|| format!("`{wanted}`"), |line| (line == wanted).then_some(()))
     }
 
     /// `name {`.
@@ -174,11 +158,9 @@ impl<'a> Reader<'a> {
     {
         self.parsed(key, |text| {
             let number = text.parse().ok().filter(|number| range.contains(number));
-            number
-                .filter(|number| number.to_string() == text)
-                .ok_or_else(|| ValueError::Number {
-                    expected: format!("a number from {} to {}", range.start(), range.end()),
-                })
+            number.filter(|number| number.to_string() == text).ok_or_else(|| ValueError::Number {
+                expected: format!("a number from {} to {}", range.start(), range.end()),
+            })
         })
     }
 
@@ -208,8 +190,7 @@ impl<'a> Reader<'a> {
 
     /// Whether the next line is `key: ...`; for the few places where versions differ.
     pub(super) fn at(&self, key: &str) -> bool {
-        self.peek()
-            .is_some_and(|line| value_of(line, key).is_some())
+        self.peek().is_some_and(|line| value_of(line, key).is_some())
     }
 
     /// Whether this is the next line.
@@ -225,22 +206,12 @@ impl<'a> Reader<'a> {
     /// That the value of `field`, on the line read last, is none.
     pub(super) fn bad(&self, field: &'static str, error: impl Into<ValueError>) -> TextError {
         let (what, line, source) = (self.what, self.line, error.into());
-        TextError::Value {
-            what,
-            line,
-            field,
-            source,
-        }
+        TextError::Value { what, line, field, source }
     }
 
     /// That there are more lines or entries in `block` than there may be.
     pub(super) fn too_many(&self, block: &'static str, max: usize) -> TextError {
-        TextError::TooMany {
-            what: self.what,
-            line: self.line,
-            block,
-            max,
-        }
+        TextError::TooMany { what: self.what, line: self.line, block, max }
     }
 
     /// A line as an error may show it: short, printable, without secrets.
@@ -273,10 +244,7 @@ fn quote_private(line: &str) -> String {
     match (line.strip_suffix(" {"), line.split_once(": ")) {
         (Some(word), _) if is_name(word) => format!("`{word} {{`"),
         (_, Some((word, _))) if is_name(word) => format!("`{word}: ...`"),
-        _ => format!(
-            "a line of {} bytes that may be part of a private key",
-            line.len()
-        ),
+        _ => format!("a line of {} bytes that may be part of a private key", line.len()),
     }
 }
 
@@ -292,11 +260,7 @@ impl Writer {
     pub(super) fn new(line_end: &'static str) -> Self {
         // Room for a member file of a few members.
         let text = Zeroizing::new(String::with_capacity(32 * 1024));
-        Self {
-            text,
-            line_end,
-            depth: 0,
-        }
+        Self { text, line_end, depth: 0 }
     }
 
     /// Appends text as it is.
@@ -389,10 +353,7 @@ mod tests {
     fn a_stranger_s_text_is_cut_short_and_escaped() {
         let text = format!("\u{1b}[2J{}", "y".repeat(500));
         let quoted = found(&mut Reader::new("test", &text).unwrap());
-        assert!(
-            quoted.starts_with("`\\u{1b}[2Jyyy") && quoted.ends_with("...`"),
-            "{quoted}"
-        );
+        assert!(quoted.starts_with("`\\u{1b}[2Jyyy") && quoted.ends_with("...`"), "{quoted}");
         assert!(quoted.len() < 60, "{quoted}");
     }
 
@@ -405,16 +366,9 @@ mod tests {
             "MIIEpQIBAAKCAQEAvmK {",
         ] {
             let quoted = found(&mut Reader::private("test", secret).unwrap());
-            assert!(
-                !quoted.contains("MIIE") && !quoted.contains("ar0s"),
-                "{quoted}"
-            );
+            assert!(!quoted.contains("MIIE") && !quoted.contains("ar0s"), "{quoted}");
         }
-        for (line, shown) in [
-            ("}", "`}`"),
-            ("peers {", "`peers {`"),
-            ("lfs: x", "`lfs: ...`"),
-        ] {
+        for (line, shown) in [("}", "`}`"), ("peers {", "`peers {`"), ("lfs: x", "`lfs: ...`")] {
             assert_eq!(found(&mut Reader::private("test", line).unwrap()), shown);
         }
     }
@@ -426,18 +380,7 @@ mod tests {
             Reader::new("test", &text).unwrap().number("n", 1..=64u32)
         };
         assert_eq!(number("64"), Ok(64));
-        for bad in [
-            "0",
-            "65",
-            "-1",
-            "+1",
-            "01",
-            "1 2",
-            "0x1",
-            "1.0",
-            "99999999999999999999",
-            "a",
-        ] {
+        for bad in ["0", "65", "-1", "+1", "01", "1 2", "0x1", "1.0", "99999999999999999999", "a"] {
             assert!(number(bad).is_err(), "{bad}");
         }
     }
@@ -446,30 +389,15 @@ mod tests {
     fn sizes_are_capped() {
         let long = "k: ".to_string() + &"v".repeat(LINE_BYTES_MAX);
         let error = Reader::new("test", &long).unwrap().raw("k").unwrap_err();
-        assert!(
-            matches!(error, TextError::LineTooLong { line: 1, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, TextError::LineTooLong { line: 1, .. }), "{error}");
 
         let huge = "\n".repeat(FILE_BYTES_MAX + 1);
         let error = Reader::new("test", &huge).err().unwrap();
         assert!(matches!(error, TextError::TooLarge { .. }), "{error}");
 
         let mut reader = Reader::new("test", "b {\nk: a\nk: b\nk: c\n}").unwrap();
-        let error = reader
-            .block("b", 0..=2, |r| r.raw("k").map(str::len))
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                TextError::TooMany {
-                    line: 4,
-                    max: 2,
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = reader.block("b", 0..=2, |r| r.raw("k").map(str::len)).unwrap_err();
+        assert!(matches!(error, TextError::TooMany { line: 4, max: 2, .. }), "{error}");
     }
 
     #[test]

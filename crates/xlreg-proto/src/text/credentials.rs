@@ -79,14 +79,7 @@ impl Credentials {
         let endpoints = r.block("EndPoints", count, |r| r.value("TcpEndPoint"))?;
         let version = r.value("Version")?;
         r.close()?;
-        Ok(Self {
-            name,
-            id,
-            comms_key,
-            sig_key,
-            endpoints,
-            version,
-        })
+        Ok(Self { name, id, comms_key, sig_key, endpoints, version })
     }
 
     fn write(&self, w: &mut Writer) {
@@ -98,9 +91,7 @@ impl Credentials {
         w.value("CommsPubKey", key_line(&self.comms_key));
         w.value("SigPubKey", key_line(&self.sig_key));
         // With the space that they put before each: it stands nine columns in, not eight.
-        w.block("EndPoints", &self.endpoints, |w, endpoint| {
-            w.value(" TcpEndPoint", endpoint)
-        });
+        w.block("EndPoints", &self.endpoints, |w, endpoint| w.value(" TcpEndPoint", endpoint));
         w.value("Version", self.version);
         w.close();
     }

@@ -70,10 +70,7 @@ impl FromStr for FileId {
     type Err = FileIdError;
 
     fn from_str(text: &str) -> Result<Self, FileIdError> {
-        let fail = |unit| FileIdError {
-            got: text.len(),
-            unit,
-        };
+        let fail = |unit| FileIdError { got: text.len(), unit };
         let bytes = HEXLOWER_PERMISSIVE
             .decode(text.as_bytes())
             .map_err(|_| fail("bytes of text that are not all hex"))?;

@@ -81,11 +81,7 @@ impl MemberFile {
         let old = r.at("clusterSize");
         let size_key = if old { "clusterSize" } else { "clusterMaxSize" };
         let cluster_max_size = r.number(size_key, 1..=CLUSTER_SIZE_MAX)?;
-        let early_count = if old {
-            None
-        } else {
-            Some(read_endpoint_count(r)?)
-        };
+        let early_count = if old { None } else { Some(read_endpoint_count(r)?) };
         let self_index = r.number("selfIndex", 0..=cluster_max_size - 1)?;
         let members = r.block("members", 0..=cluster_max_size as usize, MemberInfo::read)?;
         let endpoint_count = early_count.map_or_else(|| read_endpoint_count(r), Ok)?;
@@ -143,10 +139,7 @@ impl MemberInfo {
             (read_connectors(r)?, r.parsed("attrs", parse_attrs)?)
         };
         r.close()?;
-        Ok(Self {
-            peer: Peer::new(base, connectors),
-            attrs,
-        })
+        Ok(Self { peer: Peer::new(base, connectors), attrs })
     }
 
     fn write(&self, w: &mut Writer) {
@@ -168,10 +161,7 @@ impl From<&Member> for MemberInfo {
             overlays: Vec::new(),
             connectors: member.endpoints.clone(),
         };
-        Self {
-            peer,
-            attrs: member.attrs,
-        }
+        Self { peer, attrs: member.attrs }
     }
 }
 
@@ -196,12 +186,8 @@ fn read_old_endpoints(r: &mut Reader<'_>) -> Result<Vec<Endpoint>, TextError> {
         if r.at("TcpEndPoint") {
             return r.value("TcpEndPoint");
         }
-        let text = r.expect(
-            || "`HOST:PORT`".into(),
-            |line| line.contains(':').then_some(line),
-        )?;
-        text.parse::<Endpoint>()
-            .map_err(|error| r.bad("endPoints", error))
+        let text = r.expect(|| "`HOST:PORT`".into(), |line| line.contains(':').then_some(line))?;
+        text.parse::<Endpoint>().map_err(|error| r.bad("endPoints", error))
     })
 }
 
@@ -213,9 +199,7 @@ fn parse_attrs(text: &str) -> Result<u64, ValueError> {
         .and_then(|bytes| bytes.try_into().ok());
     bytes
         .map(u64::from_be_bytes)
-        .ok_or_else(|| ValueError::Number {
-            expected: "0x and 16 hex digits".into(),
-        })
+        .ok_or_else(|| ValueError::Number { expected: "0x and 16 hex digits".into() })
 }
 
 #[cfg(test)]

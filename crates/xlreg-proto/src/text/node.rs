@@ -117,9 +117,7 @@ impl NodeFile {
         let endpoints = r.block("endPoints", 0..=ENDPOINTS_MAX, |r| r.value("TcpEndPoint"))?;
         let peers = r.block("peers", 0..=PEERS_MAX, Peer::read)?;
         r.close()?;
-        let Base {
-            name, id, overlays, ..
-        } = base;
+        let Base { name, id, overlays, .. } = base;
         Ok(Self {
             name,
             id,
@@ -138,9 +136,7 @@ impl NodeFile {
         w.value("lfs", &self.lfs);
         pem::write_private(w, "ckPriv", &self.comms_key);
         pem::write_private(w, "skPriv", &self.sig_key);
-        w.block("endPoints", &self.endpoints, |w, endpoint| {
-            w.value("TcpEndPoint", endpoint)
-        });
+        w.block("endPoints", &self.endpoints, |w, endpoint| w.value("TcpEndPoint", endpoint));
         w.block("peers", &self.peers, |w, peer| peer.write(w));
         w.close();
     }
@@ -173,21 +169,8 @@ impl Peer {
     }
 
     pub(super) fn new(base: Base, connectors: Vec<Endpoint>) -> Self {
-        let Base {
-            name,
-            id,
-            comms_key,
-            sig_key,
-            overlays,
-        } = base;
-        Self {
-            name,
-            id,
-            comms_key,
-            sig_key,
-            overlays,
-            connectors,
-        }
+        let Base { name, id, comms_key, sig_key, overlays } = base;
+        Self { name, id, comms_key, sig_key, overlays, connectors }
     }
 
     pub(super) fn base(&self) -> Base {
@@ -240,9 +223,7 @@ impl Base {
         w.value("nodeID", self.id);
         pem::write_public(w, "commsPubKey", &self.comms_key);
         pem::write_public(w, "sigPubKey", &self.sig_key);
-        w.block("overlays", &self.overlays, |w, overlay| {
-            w.value("overlay", overlay)
-        });
+        w.block("overlays", &self.overlays, |w, overlay| w.value("overlay", overlay));
     }
 }
 
@@ -251,9 +232,7 @@ pub(super) fn read_connectors(r: &mut Reader<'_>) -> Result<Vec<Endpoint>, TextE
 }
 
 pub(super) fn write_connectors(w: &mut Writer, connectors: &[Endpoint]) {
-    w.block("connectors", connectors, |w, endpoint| {
-        w.value("TcpConnector", endpoint)
-    });
+    w.block("connectors", connectors, |w, endpoint| w.value("TcpConnector", endpoint));
 }
 
 /// A public key in a PEM frame, or the `ssh-rsa` line of older files.
@@ -273,11 +252,7 @@ fn read_private_key(
 ) -> Result<PrivateKey, TextError> {
     let key = if r.at(of_old) { of_old } else { today };
     let private = pem::read_private(r, key)?;
-    if private.public() == public {
-        Ok(private)
-    } else {
-        Err(r.bad(key, ValueError::KeyPair))
-    }
+    if private.public() == public { Ok(private) } else { Err(r.bad(key, ValueError::KeyPair)) }
 }
 
 impl OneLine {
@@ -321,12 +296,8 @@ mod tests {
 
     #[test]
     fn text_for_one_line_cannot_break_out_of_it() {
-        for good in [
-            "members/m0",
-            "/var/lib/x y",
-            "localhost, ip, 127.0.0.0/8, 1.000000",
-            "é:ü",
-        ] {
+        for good in ["members/m0", "/var/lib/x y", "localhost, ip, 127.0.0.0/8, 1.000000", "é:ü"]
+        {
             assert_eq!(good.parse::<OneLine>().unwrap().as_str(), good);
         }
         for bad in [

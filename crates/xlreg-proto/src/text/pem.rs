@@ -145,8 +145,7 @@ fn write_frame(writer: &mut Writer, label: &str, der: &[u8]) {
 }
 
 fn is_base64(line: &str) -> bool {
-    line.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
+    line.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'='))
 }
 
 /// Decodes base64, taking just the text that encoding would give.
@@ -159,9 +158,8 @@ pub(super) fn decode_base64(text: &str) -> Result<Zeroizing<Vec<u8>>, Base64Erro
     if text.trim_end_matches('=').contains('=') {
         return Err(fail("padding before the end"));
     }
-    let room = BASE64
-        .decode_len(text.len())
-        .map_err(|_| fail("its length is not a multiple of 4"))?;
+    let room =
+        BASE64.decode_len(text.len()).map_err(|_| fail("its length is not a multiple of 4"))?;
     let mut bytes = Zeroizing::new(vec![0; room]);
     let length = BASE64
         .decode_mut(text.as_bytes(), &mut bytes)
@@ -192,10 +190,7 @@ mod tests {
         let key = PrivateKey::generate().unwrap().public().clone();
         let text = encode_public(&key);
         assert_eq!(decode_public(&text), Ok(key.clone()));
-        assert_eq!(
-            decode_public(&format!("\r\n {}\n", text.replace('\n', "\r\n\t"))),
-            Ok(key)
-        );
+        assert_eq!(decode_public(&format!("\r\n {}\n", text.replace('\n', "\r\n\t"))), Ok(key));
     }
 
     #[test]
@@ -205,16 +200,10 @@ mod tests {
         for index in 0..lines.len() {
             let mut missing = lines.clone();
             missing.remove(index);
-            assert!(
-                decode_public(&missing.join("\n")).is_err(),
-                "line {index} missing"
-            );
+            assert!(decode_public(&missing.join("\n")).is_err(), "line {index} missing");
             let mut doubled = lines.clone();
             doubled.insert(index, lines[index]);
-            assert!(
-                decode_public(&doubled.join("\n")).is_err(),
-                "line {index} doubled"
-            );
+            assert!(decode_public(&doubled.join("\n")).is_err(), "line {index} doubled");
         }
         for bad in [
             text.replace("PUBLIC KEY", "RSA PUBLIC KEY"),
@@ -223,20 +212,11 @@ mod tests {
             text.clone() + "x",
             text.clone() + &text,
             // Other columns than 64.
-            format!(
-                "{}\n{}\n{}\n",
-                lines[0],
-                lines[1..lines.len() - 1].concat(),
-                end(PUBLIC)
-            ),
+            format!("{}\n{}\n{}\n", lines[0], lines[1..lines.len() - 1].concat(), end(PUBLIC)),
             format!("{}\n{}{}\n", begin(PUBLIC), "QUJD\n".repeat(4), end(PUBLIC)),
             // A body that never ends, and one that is longer than any key.
             format!("{}\n{}", begin(PUBLIC), ("A".repeat(64) + "\n").repeat(10)),
-            format!(
-                "{}\n{}",
-                begin(PUBLIC),
-                ("A".repeat(64) + "\n").repeat(10_000)
-            ),
+            format!("{}\n{}", begin(PUBLIC), ("A".repeat(64) + "\n").repeat(10_000)),
         ] {
             assert!(decode_public(&bad).is_err(), "{bad}");
         }

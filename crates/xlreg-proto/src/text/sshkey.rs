@@ -64,13 +64,9 @@ pub fn encode(key: &PublicKey) -> String {
 /// # Errors
 /// [`SshKeyError`]; only the one encoding that a key has is taken.
 pub fn decode(text: &str) -> Result<PublicKey, SshKeyError> {
-    let rest = text
-        .strip_prefix(ALGORITHM)
-        .and_then(|rest| rest.strip_prefix(' '));
+    let rest = text.strip_prefix(ALGORITHM).and_then(|rest| rest.strip_prefix(' '));
     let base64 = rest.and_then(|rest| rest.split(' ').next());
-    let base64 = base64
-        .filter(|base64| !base64.is_empty())
-        .ok_or(SshKeyError::Form)?;
+    let base64 = base64.filter(|base64| !base64.is_empty()).ok_or(SshKeyError::Form)?;
     let blob = pem::decode_base64(base64)?;
     let mut blob = blob.as_slice();
     if take_string(&mut blob, "the algorithm")? != ALGORITHM.as_bytes() {
@@ -106,9 +102,7 @@ fn take_number<'a>(blob: &mut &'a [u8], part: &'static str) -> Result<&'a [u8], 
         number => (false, number),
     };
     let shortest = number.first().is_some_and(|high| *high != 0) && zero == needs_zero(number);
-    shortest
-        .then_some(number)
-        .ok_or(SshKeyError::Number { part })
+    shortest.then_some(number).ok_or(SshKeyError::Number { part })
 }
 
 /// Appends a number that comes without leading zeros.
@@ -142,10 +136,7 @@ mod tests {
     fn a_key_survives_with_or_without_a_comment() {
         let key = PrivateKey::generate().unwrap().public().clone();
         let text = encode(&key);
-        assert!(
-            text.starts_with("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ"),
-            "{text}"
-        );
+        assert!(text.starts_with("ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQ"), "{text}");
         assert_eq!(decode(&text), Ok(key.clone()));
         assert_eq!(decode(&format!("{text} somebody@some host")), Ok(key));
     }
@@ -207,12 +198,7 @@ mod tests {
         for length in [8u32, 1 << 20, u32::MAX] {
             let blob = [&length.to_be_bytes(), b"ssh-rsa".as_slice()].concat();
             let text = format!("ssh-rsa {}", BASE64.encode(&blob));
-            assert_eq!(
-                decode(&text),
-                Err(SshKeyError::Length {
-                    part: "the algorithm"
-                })
-            );
+            assert_eq!(decode(&text), Err(SshKeyError::Length { part: "the algorithm" }));
         }
     }
 }

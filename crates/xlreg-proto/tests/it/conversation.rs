@@ -33,14 +33,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let entry = Arc::new(member("xlReg", 250));
-        let identity = Arc::new(Identity {
-            version: Version::CURRENT,
-            entry,
-        });
-        let mut world = Self {
-            registry: Registry::default(),
-            identity,
-        };
+        let identity = Arc::new(Identity { version: Version::CURRENT, entry });
+        let mut world = Self { registry: Registry::default(), identity };
         for (name, fresh) in [("alpha", 1), ("full", 2)] {
             let command = Command::Create {
                 name: name.parse().unwrap(),
@@ -99,10 +93,7 @@ impl World {
             other => panic!("no state {other}"),
         };
         for request in path {
-            session = self
-                .ask(session, request)
-                .0
-                .expect("the way to a state is free");
+            session = self.ask(session, request).0.expect("the way to a state is free");
         }
         session
     }
@@ -124,25 +115,15 @@ fn named(name: &str) -> ClusterKey {
 }
 
 fn create(name: &str) -> Request {
-    Request::Create {
-        name: name.parse().unwrap(),
-        attrs: 1,
-        size: 99,
-        endpoint_count: 1,
-    }
+    Request::Create { name: name.parse().unwrap(), attrs: 1, size: 99, endpoint_count: 1 }
 }
 
 fn join(name: Option<&str>) -> Request {
-    Request::Join {
-        cluster: name.map(named),
-    }
+    Request::Join { cluster: name.map(named) }
 }
 
 fn get(name: Option<&str>, which: Option<u64>) -> Request {
-    Request::GetCluster {
-        cluster: name.map(named),
-        which,
-    }
+    Request::GetCluster { cluster: name.map(named), which }
 }
 
 fn requests() -> Vec<(&'static str, Request)> {
@@ -156,12 +137,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("Join without a cluster", join(None)),
         ("Join full", join(Some("full"))),
         ("Join an unknown name", join(Some("omega"))),
-        (
-            "Join an unknown ID",
-            Request::Join {
-                cluster: Some(unknown_id.clone()),
-            },
-        ),
+        ("Join an unknown ID", Request::Join { cluster: Some(unknown_id.clone()) }),
         ("GetCluster full", get(Some("full"), None)),
         ("GetCluster full, rank 1", get(Some("full"), Some(2))),
         ("GetCluster full, ranks beyond", get(Some("full"), Some(!3))),
@@ -169,10 +145,7 @@ fn requests() -> Vec<(&'static str, Request)> {
         ("GetCluster of an unknown name", get(Some("omega"), None)),
         (
             "GetCluster of an unknown ID",
-            Request::GetCluster {
-                cluster: Some(unknown_id),
-                which: None,
-            },
+            Request::GetCluster { cluster: Some(unknown_id), which: None },
         ),
         ("Bye", Request::Bye),
     ]
@@ -186,18 +159,9 @@ fn summary(reply: &Reply) -> String {
         Reply::MemberOk { .. } => "MemberOK".to_owned(),
         Reply::Created(info) => format!("CreateReply size {} attrs {}", info.size, info.attrs),
         Reply::Joined(info) => format!("JoinReply size {} attrs {}", info.size, info.attrs),
-        Reply::Members {
-            which,
-            entries,
-            about,
-            ..
-        } => {
+        Reply::Members { which, entries, about, .. } => {
             let about = about.as_ref().unwrap();
-            format!(
-                "ClusterMembers {} which {which:#b} tokens {}",
-                about.name,
-                entries.len()
-            )
+            format!("ClusterMembers {} which {which:#b} tokens {}", about.name, entries.len())
         }
         Reply::Ack => "Ack, then close".to_owned(),
         Reply::Error(text) => format!("Error {text:?}, then close"),
@@ -212,11 +176,7 @@ fn every_state_and_request_has_its_answer() {
             let mut world = World::new();
             let session = world.session_in(state);
             let (_, reply, end) = world.ask(session, request);
-            let log = if end.is_empty() {
-                end
-            } else {
-                format!("   [log: {end}]")
-            };
+            let log = if end.is_empty() { end } else { format!("   [log: {end}]") };
             writeln!(table, "{state:<10} {label:<32} {}{log}", summary(&reply)).unwrap();
         }
         table.push('\n');
@@ -239,92 +199,28 @@ fn every_bad_message_has_its_answer() {
         ("tag 0", &good, Box::new(|msg| msg.op = Some(0))),
         ("tag 14", &good, Box::new(|msg| msg.op = Some(14))),
         ("tag -1", &good, Box::new(|msg| msg.op = Some(-1))),
-        (
-            "a reply",
-            &good,
-            Box::new(|msg| msg.op = Some(Tag::Ack as i32)),
-        ),
-        (
-            "an Error",
-            &good,
-            Box::new(|msg| msg.op = Some(Tag::Error as i32)),
-        ),
-        (
-            "Member without specs",
-            &good,
-            Box::new(|msg| msg.member_specs = None),
-        ),
+        ("a reply", &good, Box::new(|msg| msg.op = Some(Tag::Ack as i32))),
+        ("an Error", &good, Box::new(|msg| msg.op = Some(Tag::Error as i32))),
+        ("Member without specs", &good, Box::new(|msg| msg.member_specs = None)),
         ("Member without a name", &good, token(|t| t.name = None)),
-        (
-            "Member with an empty name",
-            &good,
-            token(|t| t.name = Some(String::new())),
-        ),
-        (
-            "Member with a space in its name",
-            &good,
-            token(|t| t.name = Some("a b".into())),
-        ),
-        (
-            "Member with a newline in its name",
-            &good,
-            token(|t| t.name = Some("a\nb".into())),
-        ),
-        (
-            "Member with a long name",
-            &good,
-            token(|t| t.name = Some("a".repeat(9999))),
-        ),
-        (
-            "Member with a short ID",
-            &good,
-            token(|t| t.id = Some(vec![1; 19])),
-        ),
-        (
-            "Member with an empty ID",
-            &good,
-            token(|t| t.id = Some(vec![])),
-        ),
-        (
-            "Member without a sig key",
-            &good,
-            token(|t| t.sig_key = None),
-        ),
-        (
-            "Member without a comms key",
-            &good,
-            token(|t| t.comms_key = None),
-        ),
+        ("Member with an empty name", &good, token(|t| t.name = Some(String::new()))),
+        ("Member with a space in its name", &good, token(|t| t.name = Some("a b".into()))),
+        ("Member with a newline in its name", &good, token(|t| t.name = Some("a\nb".into()))),
+        ("Member with a long name", &good, token(|t| t.name = Some("a".repeat(9999)))),
+        ("Member with a short ID", &good, token(|t| t.id = Some(vec![1; 19]))),
+        ("Member with an empty ID", &good, token(|t| t.id = Some(vec![]))),
+        ("Member without a sig key", &good, token(|t| t.sig_key = None)),
+        ("Member without a comms key", &good, token(|t| t.comms_key = None)),
         (
             "Member with a rubbish key",
             &good,
             Box::new(move |msg| msg.member_specs.as_mut().unwrap().sig_key = Some(small.clone())),
         ),
-        (
-            "Member without a signature",
-            &good,
-            token(|t| t.dig_sig = None),
-        ),
-        (
-            "Member with a wrong signature",
-            &good,
-            token(|t| t.attrs = Some(u64::MAX)),
-        ),
-        (
-            "Member with a rubbish endpoint",
-            &good,
-            token(|t| t.my_ends = vec!["here".into()]),
-        ),
-        (
-            "Member with nine endpoints",
-            &good,
-            token(|t| t.my_ends = vec!["h:1".into(); 9]),
-        ),
-        (
-            "Create without a name",
-            &good_create,
-            Box::new(|msg| msg.cluster_name = None),
-        ),
+        ("Member without a signature", &good, token(|t| t.dig_sig = None)),
+        ("Member with a wrong signature", &good, token(|t| t.attrs = Some(u64::MAX))),
+        ("Member with a rubbish endpoint", &good, token(|t| t.my_ends = vec!["here".into()])),
+        ("Member with nine endpoints", &good, token(|t| t.my_ends = vec!["h:1".into(); 9])),
+        ("Create without a name", &good_create, Box::new(|msg| msg.cluster_name = None)),
         (
             "Create with a bad name",
             &good_create,
@@ -336,11 +232,7 @@ fn every_bad_message_has_its_answer() {
         let mut msg = base.clone();
         change(&mut msg);
         let mut world = World::new();
-        let state = if base.op == good.op {
-            "anonymous"
-        } else {
-            "known"
-        };
+        let state = if base.op == good.op { "anonymous" } else { "known" };
         let step = world.session_in(state).receive(msg, [77; 20]);
         let (_, reply, _) = world.settle(step);
         writeln!(table, "{label:<36} {}", summary(&reply)).unwrap();
@@ -362,9 +254,7 @@ fn each_refusal_has_its_text() {
         Refusal::ClusterFull { size: 2 },
         Refusal::RegistryFull,
     ];
-    let texts: Vec<_> = refusals
-        .map(|refusal| summary(&Reply::from(refusal)))
-        .into();
+    let texts: Vec<_> = refusals.map(|refusal| summary(&Reply::from(refusal))).into();
     insta::assert_snapshot!(texts.join("\n"));
 }
 

@@ -17,10 +17,8 @@ struct Capture {
 }
 
 fn captures() -> Vec<Capture> {
-    let texts = [
-        include_str!("../vectors/session-1.8.json"),
-        include_str!("../vectors/session-1.9.json"),
-    ];
+    let texts =
+        [include_str!("../vectors/session-1.8.json"), include_str!("../vectors/session-1.9.json")];
     let read = |text: &str| {
         let json: Value = serde_json::from_str(text).unwrap();
         let key = bytes(&json["server_comms_private_key_pkcs1_der"]);
@@ -86,10 +84,7 @@ fn the_server_opens_each_hello_and_writes_the_very_reply() {
         for session in &capture.sessions {
             let hello = Hello::open(&capture.key, &bytes(&session["wire_hello"])).unwrap();
             assert_eq!(hello.dialect(), dialect(session));
-            assert_eq!(
-                hello.version(),
-                Version::from_bytes(array(&session["hello"]["version1"]))
-            );
+            assert_eq!(hello.version(), Version::from_bytes(array(&session["hello"]["version1"])));
             let (reply, _) = hello.accept(version(session), &server_secrets(session));
             assert_eq!(reply, bytes(&session["wire_hello_reply"]));
             seen += 1;
@@ -141,11 +136,7 @@ fn each_message_is_decrypted_decoded_encoded_and_encrypted_to_the_same_bytes() {
                     _ => (&mut server, &mut client),
                 };
                 hearer.opener.push(&wire);
-                let got = hearer
-                    .opener
-                    .next_message()
-                    .unwrap()
-                    .expect("a whole message");
+                let got = hearer.opener.next_message().unwrap().expect("a whole message");
                 assert!(!hearer.opener.is_partial());
                 assert_eq!(got.encode_to_vec(), bytes(&message["protobuf"]));
                 let meant = encode_anew(&got, message);
@@ -163,10 +154,7 @@ fn encode_anew(got: &XlRegMsg, recorded: &Value) -> XlRegMsg {
     if recorded["from"] == "client" {
         let request = Request::decode(got.clone()).unwrap();
         if let Request::Member(claim) = &request {
-            claim
-                .clone()
-                .prove()
-                .expect("the original client's signature verifies");
+            claim.clone().prove().expect("the original client's signature verifies");
         }
         request.encode()
     } else {
@@ -181,23 +169,9 @@ fn a_byte_changed_in_a_claim_breaks_its_signature() {
             let member = &session["messages"][0];
             let msg = XlRegMsg::decode(bytes(&member["protobuf"]).as_slice()).unwrap();
             let changes: [fn(&mut XlRegMsg); 4] = [
-                |msg| {
-                    msg.member_specs
-                        .as_mut()
-                        .unwrap()
-                        .name
-                        .as_mut()
-                        .unwrap()
-                        .push('x')
-                },
+                |msg| msg.member_specs.as_mut().unwrap().name.as_mut().unwrap().push('x'),
                 |msg| *msg.member_specs.as_mut().unwrap().attrs.as_mut().unwrap() ^= 1,
-                |msg| {
-                    msg.member_specs
-                        .as_mut()
-                        .unwrap()
-                        .my_ends
-                        .push("h:1".to_owned())
-                },
+                |msg| msg.member_specs.as_mut().unwrap().my_ends.push("h:1".to_owned()),
                 |msg| msg.member_specs.as_mut().unwrap().dig_sig.as_mut().unwrap()[9] ^= 1,
             ];
             for change in changes {

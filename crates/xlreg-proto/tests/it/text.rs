@@ -77,10 +77,7 @@ fn files_of_the_originals_come_out_as_they_went_in() {
         assert_eq!(rewrite(text).unwrap(), text);
     }
     // The seed's has LF throughout; the server would have written CRLF.
-    assert_eq!(
-        credentials(CREDENTIALS_SEED).unwrap().replace('\r', ""),
-        CREDENTIALS_SEED
-    );
+    assert_eq!(credentials(CREDENTIALS_SEED).unwrap().replace('\r', ""), CREDENTIALS_SEED);
 }
 
 #[test]
@@ -119,20 +116,11 @@ fn credentials_have_the_values_they_show() {
 fn a_node_file_has_the_values_it_shows() {
     let read = NodeFile::parse(NODE).unwrap();
     assert_eq!(read.name.as_str(), "gomember20386_0");
-    assert_eq!(
-        read.id.to_string(),
-        "d5ea9ab83f1b870a128ccf3a0221e894e400188e"
-    );
+    assert_eq!(read.id.to_string(), "d5ea9ab83f1b870a128ccf3a0221e894e400188e");
     assert_eq!(read.lfs.as_str(), "members/m0");
     assert_eq!(read.overlays.len(), 1);
-    assert_eq!(
-        read.overlays[0].as_str(),
-        "localhost, ip, 127.0.0.0/8, 1.000000"
-    );
-    assert_eq!(
-        read.endpoints,
-        [endpoint("127.0.0.1:44247"), endpoint("127.0.0.1:35933")]
-    );
+    assert_eq!(read.overlays[0].as_str(), "localhost, ip, 127.0.0.0/8, 1.000000");
+    assert_eq!(read.endpoints, [endpoint("127.0.0.1:44247"), endpoint("127.0.0.1:35933")]);
     // The same registry, once with ssh-rsa lines and once with PEM frames.
     let registry = Credentials::parse(CREDENTIALS_1_9_24).unwrap();
     assert_eq!(read.peers, [Peer::from(&registry)]);
@@ -144,14 +132,8 @@ fn a_member_file_has_the_values_it_shows() {
     assert_eq!(*read.node.to_text(), NODE);
     assert_eq!((read.attrs, read.cluster_attrs), (0, 0));
     assert_eq!(read.cluster_name.as_str(), "delta");
-    assert_eq!(
-        read.cluster_id.to_string(),
-        "7b441732db1d18a550915c5673da17be22cb0558"
-    );
-    assert_eq!(
-        (read.cluster_max_size, read.endpoint_count, read.self_index),
-        (2, 2, 0)
-    );
+    assert_eq!(read.cluster_id.to_string(), "7b441732db1d18a550915c5673da17be22cb0558");
+    assert_eq!((read.cluster_max_size, read.endpoint_count, read.self_index), (2, 2, 0));
     let me = read.members[0].to_member().unwrap();
     assert_eq!(me.name, read.node.name);
     assert_eq!(me.comms_key, *read.node.comms_key.public());
@@ -165,22 +147,11 @@ fn a_member_file_has_the_values_it_shows() {
 #[test]
 fn line_ends_blank_lines_and_indentation_mean_nothing() {
     for (text, rewrite) in EXACT {
-        let lines: Vec<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
-        for (before, after) in [
-            ("", "\n"),
-            ("", "\r\n"),
-            ("\t", "\n"),
-            ("  \t ", " \t\r\n"),
-            ("\r\n\n \n", "\n\n"),
-        ] {
-            let other: String = lines
-                .iter()
-                .map(|line| [before, line, after].concat())
-                .collect();
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        for (before, after) in
+            [("", "\n"), ("", "\r\n"), ("\t", "\n"), ("  \t ", " \t\r\n"), ("\r\n\n \n", "\n\n")]
+        {
+            let other: String = lines.iter().map(|line| [before, line, after].concat()).collect();
             assert_eq!(rewrite(&other).as_deref(), Ok(text));
             assert_eq!(rewrite(other.trim_end()).as_deref(), Ok(text));
         }
@@ -196,19 +167,13 @@ fn ids_of_32_bytes_and_comments_after_keys_are_read() {
     let read = Credentials::parse(&text).unwrap();
     assert_eq!(read.id, FileId::Old([0x5A; 32]));
     assert_eq!(read.id.node_id(), None);
-    assert_eq!(
-        read.sig_key,
-        Credentials::parse(CREDENTIALS_SEED).unwrap().sig_key
-    );
+    assert_eq!(read.sig_key, Credentials::parse(CREDENTIALS_SEED).unwrap().sig_key);
 }
 
 /// Members as files from before 2015 have them; made from today's, since none was captured.
 fn old_member_file() -> String {
     let text = MEMBER
-        .replace(
-            "    clusterID: 7b441732db1d18a550915c5673da17be22cb0558\n",
-            "",
-        )
+        .replace("    clusterID: 7b441732db1d18a550915c5673da17be22cb0558\n", "")
         .replace(
             "    clusterAttrs: 0\n",
             "    clusterAttrs: 0\n    clusterID: 7b441732db1d18a550915c5673da17be22cb0558\n",
@@ -221,10 +186,7 @@ fn old_member_file() -> String {
     let (head, members) = text.split_once("members {").unwrap();
     let members = members
         .replace(attrs, "")
-        .replace(
-            "            connectors {\n",
-            &format!("{attrs}            endPoints {{\n"),
-        )
+        .replace("            connectors {\n", &format!("{attrs}            endPoints {{\n"))
         .replace("TcpConnector: ", "");
     let members = members.strip_suffix('}').unwrap();
     format!("{head}members {{{members}    epCount: 2\n}}")
@@ -257,11 +219,7 @@ fn our_node(full: bool) -> NodeFile {
     let registry = Peer::from(&Credentials::parse(CREDENTIALS_SEED).unwrap());
     NodeFile {
         name: "_".parse().unwrap(),
-        id: if full {
-            FileId::Old([0xFF; 32])
-        } else {
-            FileId::Current([0; 20])
-        },
+        id: if full { FileId::Old([0xFF; 32]) } else { FileId::Current([0; 20]) },
         overlays: vec!["wide, ip, 0.0.0.0/0, 1.0".parse().unwrap(); if full { 64 } else { 0 }],
         lfs: "/var/lib/xlreg data".parse().unwrap(),
         comms_key: again(comms),
@@ -323,18 +281,13 @@ fn lines(text: &str) -> Vec<&str> {
 
 /// Lines of which a file may have more or fewer: the entries of lists.
 fn is_entry(line: &str) -> bool {
-    ["TcpEndPoint: ", "TcpConnector: ", "overlay: "]
-        .iter()
-        .any(|key| line.trim().starts_with(key))
+    ["TcpEndPoint: ", "TcpConnector: ", "overlay: "].iter().any(|key| line.trim().starts_with(key))
 }
 
 /// Whether a line is part of a key's base64: whatever is not blank and holds nothing else.
 fn is_body(line: &str) -> bool {
     let line = line.trim();
-    !line.is_empty()
-        && line
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
+    !line.is_empty() && line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
 }
 
 /// Checks that nothing of a private key of the vectors is in an error, in any of its forms.
@@ -342,9 +295,7 @@ fn assert_no_secret(error: &TextError) {
     static SECRETS: OnceLock<Vec<&str>> = OnceLock::new();
     let secrets = SECRETS.get_or_init(|| {
         let frames = NODE.split("-----BEGIN -----").skip(1);
-        frames
-            .flat_map(|frame| frame.lines().take_while(|line| !line.contains("END")))
-            .collect()
+        frames.flat_map(|frame| frame.lines().take_while(|line| !line.contains("END"))).collect()
     });
     assert!(secrets.len() > 50);
     let shown = format!("{} {error:?}", chain(error));
@@ -392,10 +343,7 @@ fn a_doubled_line_is_an_error() {
                 // Another blank line means nothing; another entry is a longer list.
                 Ok(_) => assert!(line.trim().is_empty() || is_entry(line), "{line}"),
                 Err(error) => {
-                    assert!(
-                        !line.trim().is_empty() && !is_entry(line),
-                        "{line}: {error}"
-                    );
+                    assert!(!line.trim().is_empty() && !is_entry(line), "{line}: {error}");
                     assert_no_secret(&error);
                 }
             }
@@ -406,17 +354,10 @@ fn a_doubled_line_is_an_error() {
 #[test]
 fn swapped_lines_are_an_error_or_mean_the_same() {
     for (text, rewrite) in EXACT {
-        let trimmed: Vec<_> = text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
+        let trimmed: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
         // From here on, keys are other nodes': nothing in the file could tell that the middle of
         // one is not as it was.
-        let others = trimmed
-            .iter()
-            .position(|line| *line == "peers {")
-            .unwrap_or(trimmed.len());
+        let others = trimmed.iter().position(|line| *line == "peers {").unwrap_or(trimmed.len());
         for index in 1..trimmed.len() {
             let mut swapped = trimmed.clone();
             swapped.swap(index - 1, index);
@@ -480,49 +421,25 @@ fn what_does_not_belong_there_is_an_error() {
         ("text after the end", base.to_string() + "x"),
         ("another one after the end", base.repeat(2)),
         ("a byte order mark", format!("\u{feff}{base}")),
-        (
-            "two blocks of endpoints",
-            base.replace(block, &block.repeat(2)),
-        ),
-        (
-            "no endpoint",
-            base.replace("         TcpEndPoint: 54.186.197.123:56789\n", ""),
-        ),
-        (
-            "an unknown field",
-            base.replace("    Version", "    Colour: red\n    Version"),
-        ),
+        ("two blocks of endpoints", base.replace(block, &block.repeat(2))),
+        ("no endpoint", base.replace("         TcpEndPoint: 54.186.197.123:56789\n", "")),
+        ("an unknown field", base.replace("    Version", "    Colour: red\n    Version")),
         ("another case", base.replace("Name:", "name:")),
         ("no space after a colon", base.replace("Name: ", "Name:")),
         ("no value", base.replace("Name: xlReg", "Name: ")),
-        (
-            "two fields in one line",
-            base.replace("xlReg\n", "xlReg Version: 1.0\n"),
-        ),
-        (
-            "a brace on its own line",
-            base.replace("regCred {", "regCred\n{"),
-        ),
+        ("two fields in one line", base.replace("xlReg\n", "xlReg Version: 1.0\n")),
+        ("a brace on its own line", base.replace("regCred {", "regCred\n{")),
         ("all in one line", base.replace('\n', " ")),
         ("a line end of old", base.replace('\n', "\r")),
-        (
-            "another kind of endpoint",
-            base.replace("TcpEndPoint", "UdpEndPoint"),
-        ),
+        ("another kind of endpoint", base.replace("TcpEndPoint", "UdpEndPoint")),
         ("an endpoint without a port", base.replace(":56789", "")),
         ("a port out of range", base.replace(":56789", ":65536")),
         ("a name with a space", base.replace("xlReg", "xl Reg")),
-        (
-            "a name with a control character",
-            base.replace("xlReg", "xl\u{1b}Reg"),
-        ),
+        ("a name with a control character", base.replace("xlReg", "xl\u{1b}Reg")),
         ("a version with a letter", base.replace("1.8.2", "1.8.x")),
         ("a short ID", base.replace("ID: 9c", "ID: ")),
         ("an ID that is not hex", base.replace("ID: 9c", "ID: 9x")),
-        (
-            "another algorithm",
-            base.replacen("ssh-rsa", "ssh-ed25519", 1),
-        ),
+        ("another algorithm", base.replacen("ssh-rsa", "ssh-ed25519", 1)),
         ("a damaged key", base.replacen("AAAAB3", "AAAAB4", 1)),
         ("a node file", NODE.into()),
         (
@@ -539,20 +456,14 @@ fn what_does_not_belong_there_is_an_error() {
         ("credentials", CREDENTIALS_SEED.to_string()),
         ("the keys of another", NODE.replace("ckPriv", "skPriv")),
         ("no path", NODE.replace("lfs: members/m0", "lfs: ")),
-        (
-            "a path that breaks out",
-            NODE.replace("members/m0", "members/m0: }"),
-        ),
+        ("a path that breaks out", NODE.replace("members/m0", "members/m0: }")),
         (
             "a label on a private key",
             NODE.replace("-----BEGIN -----", "-----BEGIN RSA PRIVATE KEY-----"),
         ),
         (
             "a public key where a private one belongs",
-            NODE.replace(
-                "ckPriv: -----BEGIN -----",
-                "ckPriv: -----BEGIN PUBLIC KEY-----",
-            ),
+            NODE.replace("ckPriv: -----BEGIN -----", "ckPriv: -----BEGIN PUBLIC KEY-----"),
         ),
         ("a member file", MEMBER.into()),
     ] {
@@ -560,43 +471,16 @@ fn what_does_not_belong_there_is_an_error() {
     }
     for (why, bad) in [
         ("a node file", NODE.to_string()),
-        (
-            "no such rank",
-            MEMBER.replace("selfIndex: 0", "selfIndex: 2"),
-        ),
-        (
-            "fewer places than members",
-            MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 1"),
-        ),
-        (
-            "no place at all",
-            MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 0"),
-        ),
-        (
-            "too many places",
-            MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 65"),
-        ),
-        (
-            "no endpoints asked for",
-            MEMBER.replace("epCount: 2", "epCount: 0"),
-        ),
-        (
-            "absurdly many",
-            MEMBER.replace("epCount: 2", "epCount: 4294967297"),
-        ),
-        (
-            "negative attributes",
-            MEMBER.replace("    attrs: 0\n", "    attrs: -1\n"),
-        ),
-        (
-            "attributes of the wrong length",
-            MEMBER.replace("0x0000", "0x"),
-        ),
+        ("no such rank", MEMBER.replace("selfIndex: 0", "selfIndex: 2")),
+        ("fewer places than members", MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 1")),
+        ("no place at all", MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 0")),
+        ("too many places", MEMBER.replace("clusterMaxSize: 2", "clusterMaxSize: 65")),
+        ("no endpoints asked for", MEMBER.replace("epCount: 2", "epCount: 0")),
+        ("absurdly many", MEMBER.replace("epCount: 2", "epCount: 4294967297")),
+        ("negative attributes", MEMBER.replace("    attrs: 0\n", "    attrs: -1\n")),
+        ("attributes of the wrong length", MEMBER.replace("0x0000", "0x")),
         ("attributes that are not hex", MEMBER.replace("0x0", "0xg")),
-        (
-            "attributes in decimal",
-            MEMBER.replace("attrs: 0x0000000000000000", "attrs: 0"),
-        ),
+        ("attributes in decimal", MEMBER.replace("attrs: 0x0000000000000000", "attrs: 0")),
     ] {
         assert!(MemberFile::parse(&bad).is_err(), "{why}");
     }
@@ -609,23 +493,14 @@ fn a_private_key_must_belong_to_the_public_key() {
     let other = pem::encode_public(&public(2));
     let error = NodeFile::parse(&text.replacen(&own, &other, 1)).unwrap_err();
     assert!(
-        matches!(
-            error,
-            TextError::Value {
-                field: "ckPriv",
-                source: ValueError::KeyPair,
-                ..
-            }
-        ),
+        matches!(error, TextError::Value { field: "ckPriv", source: ValueError::KeyPair, .. }),
         "{error:?}"
     );
 }
 
 #[test]
 fn lists_have_an_end() {
-    let entry = lines(NODE)
-        .into_iter()
-        .skip_while(|line| line.trim() != "peer {");
+    let entry = lines(NODE).into_iter().skip_while(|line| line.trim() != "peer {");
     let peer: String = entry.take(lines(NODE).len()).collect();
     let peer = &peer[..peer.rfind("    }\n}").unwrap()];
     let many = |count| NODE.replace(peer, &peer.repeat(count));
@@ -633,17 +508,11 @@ fn lists_have_an_end() {
     for (bad, what) in [
         (many(257), "peers"),
         (
-            NODE.replace(
-                "TcpEndPoint: 127.0.0.1:35933\n",
-                &"TcpEndPoint: a:1\n".repeat(8),
-            ),
+            NODE.replace("TcpEndPoint: 127.0.0.1:35933\n", &"TcpEndPoint: a:1\n".repeat(8)),
             "endPoints",
         ),
         (
-            NODE.replace(
-                "TcpConnector: 127.0.0.1:45999\n",
-                &"TcpConnector: a:1\n".repeat(9),
-            ),
+            NODE.replace("TcpConnector: 127.0.0.1:45999\n", &"TcpConnector: a:1\n".repeat(9)),
             "connectors",
         ),
         (
@@ -656,10 +525,7 @@ fn lists_have_an_end() {
         ),
     ] {
         let error = NodeFile::parse(&bad).unwrap_err();
-        assert!(
-            matches!(error, TextError::TooMany { block, .. } if block == what),
-            "{error}"
-        );
+        assert!(matches!(error, TextError::TooMany { block, .. } if block == what), "{error}");
     }
 }
 
@@ -670,10 +536,7 @@ fn oversized_text_is_refused_before_it_is_looked_at() {
         assert!(matches!(parse(&huge), Err(TextError::TooLarge { .. })));
         // Much in little: one line, many lines, blank lines, never-ending lists.
         let one_line = "a".repeat(LINE_BYTES_MAX + 1);
-        assert!(matches!(
-            parse(&one_line),
-            Err(TextError::LineTooLong { line: 1, .. })
-        ));
+        assert!(matches!(parse(&one_line), Err(TextError::LineTooLong { line: 1, .. })));
         for piece in ["a\n", "\n", "{\n", "}\n", "regCred {\n", "node {\n"] {
             assert!(parse(&piece.repeat(FILE_BYTES_MAX / piece.len())).is_err());
         }

@@ -24,13 +24,7 @@ const TASKS: u32 = 32;
 /// This test binary as a child process that runs one test, below whatever command comes before.
 fn child(mut command: Process, test: &str, dir: &Path) -> Process {
     command
-        .args([
-            "--exact",
-            test,
-            "--ignored",
-            "--nocapture",
-            "--test-threads=1",
-        ])
+        .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
@@ -51,9 +45,7 @@ async fn registers_until_killed() {
     for n in 0.. {
         engine.apply(register(n)).await.unwrap();
         let mut out = std::io::stdout().lock();
-        writeln!(out, "\nkept {n}")
-            .and_then(|()| out.flush())
-            .unwrap();
+        writeln!(out, "\nkept {n}").and_then(|()| out.flush()).unwrap();
     }
 }
 
@@ -63,9 +55,7 @@ fn kill_9_loses_nothing_that_was_answered() {
     let mut answered = 0;
     for round in 1..=3 {
         let exe = Process::new(std::env::current_exe().unwrap());
-        let mut child = child(exe, "crash::registers_until_killed", dir.path())
-            .spawn()
-            .unwrap();
+        let mut child = child(exe, "crash::registers_until_killed", dir.path()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut kept = || lines.find_map(|line| number(&line.unwrap(), "kept "));
         let target = round * 300;
@@ -78,10 +68,7 @@ fn kill_9_loses_nothing_that_was_answered() {
     let engine = open(dir.path());
     // One more may have been kept that it had no time to tell.
     let nodes = engine.counts().nodes as u32;
-    assert!(
-        nodes == answered || nodes == answered + 1,
-        "{nodes} of {answered}"
-    );
+    assert!(nodes == answered || nodes == answered + 1, "{nodes} of {answered}");
 }
 
 /// Fills a disk that is too small, from many tasks at once, and says which were answered how.
@@ -128,9 +115,7 @@ fn on_a_full_disk_nothing_is_answered_that_is_not_kept() {
 
     let engine = open(dir.path());
     assert_eq!(engine.counts().nodes, kept.len());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     for n in kept {
         // Answered from memory, with nothing to write, only if it is there.
         let answer = runtime.block_on(engine.apply(register(n))).unwrap();
@@ -164,10 +149,7 @@ async fn a_failed_commit_fails_everybody() {
     assert!(answers.iter().any(is_failed), "{answers:?}");
     let reason = engine.failure().await;
     assert!(matches!(*reason, StoreError::Sqlite { .. }), "{reason}");
-    assert!(
-        reason.to_string().contains("the disk is on fire"),
-        "{reason}"
-    );
+    assert!(reason.to_string().contains("the disk is on fire"), "{reason}");
 
     // Also what would need no write, and reads.
     assert!(is_failed(&engine.apply(register(1)).await));
@@ -179,9 +161,7 @@ async fn a_failed_commit_fails_everybody() {
     let kept = 1 + answers.iter().filter(|answer| answer.is_ok()).count();
     assert_eq!(engine.counts().nodes, kept);
     // The directory is free as soon as the failure is known.
-    operator(dir.path())
-        .execute_batch("DROP TRIGGER broken")
-        .unwrap();
+    operator(dir.path()).execute_batch("DROP TRIGGER broken").unwrap();
     let again = open(dir.path());
     assert_eq!(again.counts().nodes, kept);
     again.apply(register(0)).await.unwrap();
@@ -195,9 +175,7 @@ async fn a_copy_of_the_files_of_a_running_registry_is_whole() {
     let engine = open(dir.path());
     // A reader keeps the log from being emptied between the copying of one file and the other.
     let reader = operator(dir.path());
-    reader
-        .execute_batch("BEGIN; SELECT count(*) FROM nodes")
-        .unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM nodes").unwrap();
     for n in 0..100 {
         engine.apply(register(n)).await.unwrap();
     }

@@ -39,11 +39,8 @@ async fn all(engine: &dyn Engine) -> String {
     for n in 0..NODES {
         // Whose ID is it, and what is its latest ID? If it is as it was, nothing is written.
         let own = engine.apply(register(n)).await.unwrap();
-        let latest = Command::Register {
-            claimed: None,
-            fresh: node_id(u32::MAX),
-            sig_key: print(n),
-        };
+        let latest =
+            Command::Register { claimed: None, fresh: node_id(u32::MAX), sig_key: print(n) };
         assert_eq!(engine.apply(latest).await.unwrap(), own);
         assert_eq!(own, Outcome::Registered(node_id(n)));
     }
@@ -93,20 +90,9 @@ async fn a_file_cut_short_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = registry(dir.path()).await;
     let whole = fs::read(&path).unwrap();
-    for length in [
-        0,
-        1,
-        99,
-        100,
-        511,
-        512,
-        4095,
-        4096,
-        4097,
-        8192,
-        whole.len() - 4096,
-        whole.len() - 1,
-    ] {
+    for length in
+        [0, 1, 99, 100, 511, 512, 4095, 4096, 4097, 8192, whole.len() - 4096, whole.len() - 1]
+    {
         fs::write(&path, &whole[..length]).unwrap();
         refused(dir.path());
         // Refusing must not change it, nor make it pass the next time.
@@ -118,12 +104,7 @@ async fn a_file_cut_short_is_refused() {
 
 #[test]
 fn rubbish_is_refused() {
-    for rubbish in [
-        vec![0; 100],
-        vec![0; 8192],
-        vec![0xff; 8192],
-        b"hello\n".repeat(2000),
-    ] {
+    for rubbish in [vec![0; 100], vec![0; 8192], vec![0xff; 8192], b"hello\n".repeat(2000)] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("registry.db"), rubbish).unwrap();
         refused(dir.path());
@@ -153,44 +134,17 @@ async fn rows_that_do_not_decode_are_named() {
     let own = REGISTRY.to_string();
     for (table, sql) in [
         ("registry", "DELETE FROM registry".to_owned()),
-        (
-            "registry",
-            "UPDATE registry SET id = zeroblob(20)".to_owned(),
-        ),
-        (
-            "registry",
-            format!("UPDATE registry SET id = x'{own}', sum = 0"),
-        ),
+        ("registry", "UPDATE registry SET id = zeroblob(20)".to_owned()),
+        ("registry", format!("UPDATE registry SET id = x'{own}', sum = 0")),
         ("nodes", "DELETE FROM nodes WHERE seq = 5".to_owned()),
-        (
-            "nodes",
-            "UPDATE nodes SET sig_print = zeroblob(32) WHERE seq = 5".to_owned(),
-        ),
-        (
-            "nodes",
-            "UPDATE nodes SET seq = 5000 WHERE seq = 300".to_owned(),
-        ),
-        (
-            "clusters",
-            "UPDATE clusters SET name = '7 up' WHERE name = 'beta'".to_owned(),
-        ),
-        (
-            "clusters",
-            "UPDATE clusters SET size = 1000000 WHERE name = 'beta'".to_owned(),
-        ),
-        (
-            "members",
-            "UPDATE members SET endpoints = 'nowhere' WHERE rank = 0".to_owned(),
-        ),
-        (
-            "members",
-            "UPDATE members SET rank = 60 WHERE rank = 0".to_owned(),
-        ),
+        ("nodes", "UPDATE nodes SET sig_print = zeroblob(32) WHERE seq = 5".to_owned()),
+        ("nodes", "UPDATE nodes SET seq = 5000 WHERE seq = 300".to_owned()),
+        ("clusters", "UPDATE clusters SET name = '7 up' WHERE name = 'beta'".to_owned()),
+        ("clusters", "UPDATE clusters SET size = 1000000 WHERE name = 'beta'".to_owned()),
+        ("members", "UPDATE members SET endpoints = 'nowhere' WHERE rank = 0".to_owned()),
+        ("members", "UPDATE members SET rank = 60 WHERE rank = 0".to_owned()),
         ("members", "DELETE FROM members WHERE rank = 0".to_owned()),
-        (
-            "members",
-            "DELETE FROM clusters WHERE name = 'beta'".to_owned(),
-        ),
+        ("members", "DELETE FROM clusters WHERE name = 'beta'".to_owned()),
     ] {
         let dir = tempfile::tempdir().unwrap();
         registry(dir.path()).await;

@@ -34,19 +34,10 @@ async fn a_second_server_on_the_same_directory_is_told_who_has_it() {
 async fn a_file_from_the_future_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     closed(dir.path()).await;
-    operator(dir.path())
-        .pragma_update(None, "user_version", 2)
-        .unwrap();
+    operator(dir.path()).pragma_update(None, "user_version", 2).unwrap();
     let before = fs::read(dir.path().join("registry.db")).unwrap();
     let error = try_open(dir.path()).unwrap_err();
-    let expected = matches!(
-        error,
-        StoreError::Newer {
-            got: 2,
-            known: 1,
-            ..
-        }
-    );
+    let expected = matches!(error, StoreError::Newer { got: 2, known: 1, .. });
     assert!(expected, "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
     assert_eq!(fs::read(dir.path().join("registry.db")).unwrap(), before);
@@ -57,9 +48,7 @@ async fn versions_that_never_were_are_refused() {
     for version in [0, -1, i32::MIN] {
         let dir = tempfile::tempdir().unwrap();
         closed(dir.path()).await;
-        operator(dir.path())
-            .pragma_update(None, "user_version", version)
-            .unwrap();
+        operator(dir.path()).pragma_update(None, "user_version", version).unwrap();
         let error = try_open(dir.path()).unwrap_err();
         assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
     }
@@ -79,14 +68,9 @@ async fn the_file_of_another_registry_is_refused() {
 #[test]
 fn the_database_of_something_else_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    operator(dir.path())
-        .execute_batch("CREATE TABLE recipes (title TEXT)")
-        .unwrap();
+    operator(dir.path()).execute_batch("CREATE TABLE recipes (title TEXT)").unwrap();
     let error = try_open(dir.path()).unwrap_err();
-    assert!(
-        matches!(error, StoreError::NotRegistry { got: 0, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, StoreError::NotRegistry { got: 0, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -101,10 +85,7 @@ async fn tables_that_were_changed_and_triggers_are_refused() {
         closed(dir.path()).await;
         operator(dir.path()).execute_batch(sql).unwrap();
         let error = try_open(dir.path()).unwrap_err();
-        assert!(
-            matches!(error, StoreError::Corrupt { .. }),
-            "{sql}: {error}"
-        );
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{sql}: {error}");
     }
 }
 
@@ -137,11 +118,7 @@ async fn an_operator_may_read_while_the_registry_runs() {
 fn a_draft_left_by_a_crash_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("registry.db.new"), "half a draft").unwrap();
-    fs::write(
-        dir.path().join("registry.db.new-journal"),
-        "and its journal",
-    )
-    .unwrap();
+    fs::write(dir.path().join("registry.db.new-journal"), "and its journal").unwrap();
     assert_eq!(open(dir.path()).counts().nodes, 0);
     assert!(!dir.path().join("registry.db.new").exists());
 }

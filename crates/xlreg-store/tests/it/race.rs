@@ -40,11 +40,7 @@ async fn race_to_join(engine: &Arc<LocalEngine>, contenders: u32) -> BTreeMap<us
     for (number, answer) in tasks.join_all().await {
         match answer {
             Ok(Outcome::Joined { rank, .. }) => {
-                assert_eq!(
-                    ranks.insert(rank, number),
-                    None,
-                    "rank {rank} was given twice"
-                );
+                assert_eq!(ranks.insert(rank, number), None, "rank {rank} was given twice");
             }
             Err(ApplyError::Refused(Refusal::ClusterFull { size: 10 })) => {}
             other => panic!("{other:?}"),

@@ -13,11 +13,7 @@ use crate::support::{
 };
 
 /// Low enough for random commands to reach.
-const LIMITS: Limits = Limits {
-    nodes_max: 9,
-    clusters_max: 2,
-    members_max: 7,
-};
+const LIMITS: Limits = Limits { nodes_max: 9, clusters_max: 2, members_max: 7 };
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -154,10 +150,7 @@ async fn a_member_come_back_is_kept_as_it_came_back() {
     assert_eq!((rank, before.revision), (0, 3));
     engine.close().await.unwrap();
     let engine = open(dir.path());
-    assert_eq!(
-        with_keys(&*find(&engine, "alpha").await),
-        with_keys(&before)
-    );
+    assert_eq!(with_keys(&*find(&engine, "alpha").await), with_keys(&before));
     let (after, rank) = joined(&engine, again).await;
     assert_eq!((rank, after.revision), (0, 3));
 }
@@ -170,10 +163,7 @@ async fn a_closed_engine_has_let_go_of_everything() {
     engine.apply(register(1)).await.unwrap();
     engine.close().await.unwrap();
     engine.close().await.unwrap();
-    for answer in [
-        engine.apply(register(1)).await,
-        engine.apply(register(2)).await,
-    ] {
+    for answer in [engine.apply(register(1)).await, engine.apply(register(2)).await] {
         assert!(matches!(answer, Err(ApplyError::Closed)), "{answer:?}");
     }
     let files = std::fs::read_dir(dir.path()).unwrap();

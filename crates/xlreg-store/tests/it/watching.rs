@@ -62,10 +62,7 @@ async fn each_change_is_told_once() {
         for number in 0..3 {
             engine.apply(join("alpha", number)).await.unwrap();
             assert!(receiver.has_changed().unwrap());
-            assert_eq!(
-                receiver.borrow_and_update().members.len(),
-                number as usize + 1
-            );
+            assert_eq!(receiver.borrow_and_update().members.len(), number as usize + 1);
         }
         engine.apply(join("alpha", 0)).await.unwrap();
         engine.apply(join("alpha", 9)).await.unwrap_err();
@@ -100,8 +97,6 @@ async fn a_follower_after_a_restart_sees_what_was_kept() {
     engine.apply(create("alpha", 3, 1)).await.unwrap();
     engine.apply(join("alpha", 0)).await.unwrap();
     drop(engine);
-    let receiver = open(dir.path())
-        .watch(&cluster_id(1))
-        .map(|now| now.borrow().members.len());
+    let receiver = open(dir.path()).watch(&cluster_id(1)).map(|now| now.borrow().members.len());
     assert_eq!(receiver, Some(1));
 }
