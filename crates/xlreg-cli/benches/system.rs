@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use xlreg::{Credentials, Dialect, Identity, NewCluster, NodeId, Registry, Version};
 use xlreg_core::Fingerprint;
 use xlreg_core::limits::Limits;
@@ -29,6 +30,9 @@ use xlreg_store::{Engine as _, LocalEngine};
 
 /// Sessions that a session benchmark holds.
 const SESSIONS: usize = 2_000;
+
+/// RSA operations that each core does to tell how long one takes.
+const RSA_OPERATIONS: u32 = 500;
 
 /// Nodes in the store that start-up is timed with.
 const STORED_NODES: u32 = 100_000;
@@ -103,25 +107,31 @@ impl Drop for Server {
     }
 }
 
-/// Seconds that one RSA-2048 private operation takes, as the server does it; the best of several
-/// rounds, since everything else that happens on the machine only adds.
-fn rsa_private_operation(threads: usize) -> f64 {
+/// Seconds of CPU that one RSA-2048 private operation takes, as the server does it, while all cores
+/// do the same: as busy as the server finds them.
+fn rsa_private_operation() -> f64 {
     let key = PrivateKey::generate().unwrap();
-    let secrets = || Secrets::from_random(random());
+    let secrets = Secrets::from_random(random());
     let (_, packet) =
-        ClientHello::new(Dialect::V1_9, key.public(), Version::CURRENT, secrets()).unwrap();
-    let round = || {
-        let began = Instant::now();
-        for _ in 0..200 {
+        ClientHello::new(Dialect::V1_9, key.public(), Version::CURRENT, secrets).unwrap();
+    let threads = thread::available_parallelism().unwrap().get();
+    let work = || {
+        let before = thread_cpu();
+        for _ in 0..RSA_OPERATIONS {
             Hello::open(&key, &packet).map(|_| ()).unwrap();
         }
-        began.elapsed().as_secs_f64() / 200.0
+        (thread_cpu() - before) / f64::from(RSA_OPERATIONS)
     };
     thread::scope(|scope| {
-        let rounds = || (0..5).map(|_| round()).fold(f64::MAX, f64::min);
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(rounds)).collect();
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         handles.into_iter().map(|handle| handle.join().unwrap()).sum::<f64>() / threads as f64
     })
+}
+
+/// CPU seconds of this thread so far.
+fn thread_cpu() -> f64 {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9
 }
 
 /// A session's client side up to the hello, made before the clock starts.
@@ -181,9 +191,10 @@ fn session_cost() {
                     Prepared { hello, packet, claim }
                 };
                 let prepared: Vec<_> = (0..SESSIONS).map(|_| prepare()).collect();
-                let rsa = rsa_private_operation(1);
+                // Before and after, since the machine's speed drifts.
+                let before = rsa_private_operation();
                 let (cpu, seconds) = hold_all(&server, prepared, clients);
-                let rsa = rsa.min(rsa_private_operation(1));
+                let rsa = f64::midpoint(before, rsa_private_operation());
                 let per_session = cpu / SESSIONS as f64;
                 println!(
                     "dialect {dialect}, {label:<13}, {clients:>2} at a time: {:.3} ms CPU a session = {:.2} \

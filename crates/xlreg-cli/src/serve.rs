@@ -66,7 +66,7 @@ struct Settings {
 pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     args.logs.start()?;
     let settings = settings(args)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(settings))
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(settings))
 }
 
 /// Flag, then environment (clap does those two), then file, then default.

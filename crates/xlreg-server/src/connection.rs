@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 use tokio_util::sync::CancellationToken;
-use xlreg_core::{Cluster, Refusal};
+use xlreg_core::{Cluster, Member, Refusal};
 use xlreg_proto::channel::{Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
 use xlreg_proto::hello::{HelloError, Secrets};
 use xlreg_proto::keys::random;
@@ -38,8 +38,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 pub(crate) struct Story {
     pub(crate) dialect: Option<Dialect>,
-    /// Name and ID, once proven.
-    pub(crate) member: Option<String>,
+    /// Who it is, once proven.
+    pub(crate) member: Option<Arc<Member>>,
     /// Requests answered.
     pub(crate) requests: u32,
 }
@@ -101,8 +101,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Serves the client until one of us has had enough.
     pub(crate) async fn run(mut self) -> (Story, Closed) {
         let Err(closed) = self.converse().await;
-        // Tells the client that no more will come; it may have gone already.
-        let _gone = self.stream.shutdown().await;
         (self.story, closed)
     }
 
@@ -119,8 +117,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let step = session.receive(message, random());
             session = self.carry_out(step, &mut channel).await?;
             self.story.requests += 1;
-            if let (None, Some(member)) = (&self.story.member, session.member()) {
-                self.story.member = Some(format!("{} {}", member.name, member.id));
+            if self.story.member.is_none() {
+                self.story.member = session.member().cloned();
             }
         }
     }

@@ -13,7 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::field::display;
+use tracing::{debug, info, warn};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::session::{End, Identity};
 use xlreg_store::{Engine, StoreError};
@@ -149,10 +150,10 @@ impl Server {
             if matches!(closed, Closed::Ended(End::Bye)) {
                 counters.completed.fetch_add(1, Ordering::Relaxed);
             }
-            tell(&story, &closed);
+            tell(number, peer, &story, &closed);
             drop((place, permit));
         };
-        sessions.spawn(session.instrument(info_span!("session", number, %peer)));
+        sessions.spawn(session);
     }
 }
 
@@ -202,17 +203,25 @@ fn prepare(stream: &TcpStream) -> Option<usize> {
 }
 
 /// A session's story in a line, at the level of who should care.
-fn tell(story: &Story, closed: &Closed) {
-    let dialect = story.dialect.map(tracing::field::display);
-    let member = story.member.as_deref();
-    let requests = story.requests;
+fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed) {
+    let Story { dialect, member, requests } = story;
+    let dialect = dialect.map(display);
+    let name = member.as_ref().map(|member| display(&member.name));
+    let id = member.as_ref().map(|member| display(member.id));
+    // A macro, since the level must be known where the event is.
+    macro_rules! story {
+        ($level:ident) => {
+            $level!(session = number, %peer, dialect, name, id, requests, "session over: {closed}")
+        };
+    }
     match closed {
-        Closed::Store(error) => warn!(dialect, member, requests, "session cut off: {error}"),
+        Closed::Store(_) => story!(warn),
+        // Nobody need know of these, or every port scan would fill the log.
         Closed::Ended(End::Bye) | Closed::HungUp | Closed::Broken(_) | Closed::Stopping => {
-            debug!(dialect, member, requests, "session over: {closed}");
+            story!(debug);
         }
         Closed::Ended(_) | Closed::Late { .. } | Closed::Hello(_) | Closed::TooLong(_) => {
-            info!(dialect, member, requests, "session ended: {closed}");
+            story!(info);
         }
     }
 }
