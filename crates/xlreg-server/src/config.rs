@@ -10,8 +10,12 @@ use serde::Deserialize;
 use thiserror::Error;
 use xlreg_core::limits::Limits;
 
+/// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
+/// for an answer.
+const HOLD_MS_MAX: u64 = 10_000;
+
 /// What the server runs with.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// How much the registry remembers.
     pub limits: Limits,
@@ -60,12 +64,6 @@ impl Default for Connections {
             hold: Duration::from_secs(2),
             drain: Duration::from_secs(5),
         }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { limits: Limits::default(), connections: Connections::default() }
     }
 }
 
@@ -134,6 +132,14 @@ pub enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// Lookups would be held longer than clients wait for an answer.
+    #[error(
+        "connections.hold-ms is {got}, but clients give a registry up soon after {HOLD_MS_MAX} ms"
+    )]
+    Hold {
+        /// What it is.
+        got: u64,
+    },
     /// A value makes no sense.
     #[error(
         "{key} is 0, and nothing could ever be served; leave it out for the default, {default}"
@@ -192,7 +198,7 @@ impl Config {
                 write: time("connections.write-ms", times.write_ms, bounds.write)?,
                 session: time("connections.session-ms", times.session_ms, bounds.session)?,
                 // These two may be 0: hold nothing, drain nobody.
-                hold: times.hold_ms.map_or(bounds.hold, Duration::from_millis),
+                hold: hold(times.hold_ms, bounds.hold)?,
                 drain: times.drain_ms.map_or(bounds.drain, Duration::from_millis),
             },
         })
@@ -209,6 +215,13 @@ fn count(key: &'static str, given: Option<usize>, default: usize) -> Result<usiz
 fn time(key: &'static str, given: Option<u64>, default: Duration) -> Result<Duration, ConfigError> {
     match given {
         Some(0) => Err(ConfigError::Zero { key, default: default.as_millis() as u64 }),
+        given => Ok(given.map_or(default, Duration::from_millis)),
+    }
+}
+
+fn hold(given: Option<u64>, default: Duration) -> Result<Duration, ConfigError> {
+    match given {
+        Some(got) if got > HOLD_MS_MAX => Err(ConfigError::Hold { got }),
         given => Ok(given.map_or(default, Duration::from_millis)),
     }
 }
@@ -276,6 +289,7 @@ mod tests {
             "[connections]\nmax = -1",
             "[connections]\nmax = 0",
             "[connections]\nhello-ms = 0",
+            "[connections]\nhold-ms = 10001",
             "[limits]\nnodes-max = 0",
             "[limits]\nrooms = 1",
             "[tls]",

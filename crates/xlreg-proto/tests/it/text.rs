@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::fmt::Write;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
 use xlreg_core::limits::CLUSTER_SIZE_MAX;
@@ -215,7 +215,7 @@ fn older_member_files_are_read_and_written_as_of_today() {
 /// A node of our own, with everything a file can hold at its fullest or emptiest.
 fn our_node(full: bool) -> NodeFile {
     let [comms, sig, _] = keys();
-    let again = |key: &PrivateKey| PrivateKey::from_pkcs1(key.pkcs1()).unwrap();
+    let again = |key: &PrivateKey| Arc::new(PrivateKey::from_pkcs1(key.pkcs1()).unwrap());
     let registry = Peer::from(&Credentials::parse(CREDENTIALS_SEED).unwrap());
     NodeFile {
         name: "_".parse().unwrap(),
