@@ -96,17 +96,22 @@ impl Sealer {
         Self { dialect, key, chain }
     }
 
-    /// Seals one message. `fresh_iv` is random and never used before; 1.8 has no use for it.
+    /// Seals one message. `fresh_iv` draws random bytes never used before; 1.8 needs none.
     #[must_use]
-    pub fn seal(&mut self, message: &XlRegMsg, fresh_iv: [u8; BLOCK_BYTES]) -> Vec<u8> {
+    pub fn seal(
+        &mut self,
+        message: &XlRegMsg,
+        fresh_iv: impl FnOnce() -> [u8; BLOCK_BYTES],
+    ) -> Vec<u8> {
         let plaintext = Zeroizing::new(message.encode_to_vec());
-        let (iv, mut sealed) = match self.dialect {
-            Dialect::V1_8 => (self.chain, Vec::with_capacity(padded_len(plaintext.len()))),
-            Dialect::V1_9 => (fresh_iv, {
-                let mut sealed = Vec::with_capacity(BLOCK_BYTES + padded_len(plaintext.len()));
-                sealed.extend_from_slice(&fresh_iv);
-                sealed
-            }),
+        let mut sealed = Vec::with_capacity(self.sealed_len(plaintext.len()));
+        let iv = match self.dialect {
+            Dialect::V1_8 => self.chain,
+            Dialect::V1_9 => {
+                let iv = fresh_iv();
+                sealed.extend_from_slice(&iv);
+                iv
+            }
         };
         let start = sealed.len();
         pad_into(&mut sealed, &plaintext);

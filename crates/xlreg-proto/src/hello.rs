@@ -259,9 +259,9 @@ mod tests {
             assert_eq!(version, Version::CURRENT);
             let message = crate::wire::XlRegMsg { op: Some(11), ..Default::default() };
             for _ in 0..3 {
-                server.opener.push(&client.sealer.seal(&message, random()));
+                server.opener.push(&client.sealer.seal(&message, random));
                 assert_eq!(server.opener.next_message(), Ok(Some(message.clone())));
-                client.opener.push(&server.sealer.seal(&message, random()));
+                client.opener.push(&server.sealer.seal(&message, random));
                 assert_eq!(client.opener.next_message(), Ok(Some(message.clone())));
             }
         }

@@ -130,8 +130,9 @@ impl Session {
         }
     }
 
-    /// Takes a message as it was decrypted. `fresh` is random; it becomes an ID if one is issued.
-    pub fn receive(self, message: XlRegMsg, fresh: [u8; 20]) -> Step {
+    /// Takes a message as it was decrypted. `fresh` draws random bytes, for an ID that may have to
+    /// be issued; most requests need none.
+    pub fn receive(self, message: XlRegMsg, fresh: impl FnOnce() -> [u8; 20]) -> Step {
         match Request::decode(message) {
             Ok(request) => self.step(request, fresh),
             Err(error) => Step::End(Reply::from(&error), error.into()),
@@ -139,7 +140,7 @@ impl Session {
     }
 
     /// The transition table.
-    pub fn step(self, request: Request, fresh: [u8; 20]) -> Step {
+    pub fn step(self, request: Request, fresh: impl FnOnce() -> [u8; 20]) -> Step {
         let Self { registry, state, lookups } = self;
         let stay = |state| Self { registry: Arc::clone(&registry), state, lookups };
         match (state, request) {
@@ -152,11 +153,11 @@ impl Session {
                 Step::Reply(stay(state), reply)
             }
             (State::Anonymous, Request::Member(claim)) => match claim.prove() {
-                Ok(proven) => stay(State::Anonymous).register(proven, fresh),
+                Ok(proven) => stay(State::Anonymous).register(proven, fresh()),
                 Err(bad) => Step::End(Reply::Error(bad.to_string()), bad.into()),
             },
             (State::Known { member }, Request::Create { name, attrs, size, endpoint_count }) => {
-                let fresh = ClusterId::from_bytes(fresh);
+                let fresh = ClusterId::from_bytes(fresh());
                 let command = Command::Create { name, attrs, size, endpoint_count, fresh };
                 let pending = Pending::Creating { member: Arc::clone(&member), attrs };
                 Step::Apply(Applying { session: stay(State::Known { member }), pending }, command)

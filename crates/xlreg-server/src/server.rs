@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -142,8 +141,10 @@ impl Server {
             debug!(%peer, "turned away: {max} connections from this address are open");
             return;
         };
-        let segment = prepare(&stream);
-        let connection = Connection::new(stream, Arc::clone(&self.shared), segment);
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%peer, %error, "answers may be delayed: TCP_NODELAY failed");
+        }
+        let connection = Connection::new(stream, Arc::clone(&self.shared));
         let counters = Arc::clone(&self.counters);
         let session = async move {
             let (story, closed) = connection.run().await;
@@ -192,14 +193,6 @@ impl Counters {
         // Nothing under this lock panics, so a poisoned one holds sound counts all the same.
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Sends answers at once, and tells how much one segment of the path carries.
-fn prepare(stream: &TcpStream) -> Option<usize> {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "answers may wait for more: TCP_NODELAY failed");
-    }
-    SockRef::from(stream).tcp_mss().ok().and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 /// A session's story in a line, at the level of who should care.

@@ -82,7 +82,7 @@ impl Link {
     /// Asks, and waits for the answer. An Error message becomes [`Error::Refused`].
     pub(crate) async fn ask(&mut self, request: &Request) -> Result<Reply, Error> {
         let name = request.tag().as_str_name();
-        let sealed = self.channel.sealer.seal(&request.encode(), random());
+        let sealed = self.channel.sealer.seal(&request.encode(), random);
         let by = Instant::now() + ANSWER_DEADLINE;
         let endpoint = || self.endpoint.clone();
         let lost = |source| Error::Lost { endpoint: endpoint(), request: name, source };

@@ -79,7 +79,7 @@ impl World {
     }
 
     fn ask(&mut self, session: Session, request: Request) -> (Option<Session>, Reply, String) {
-        let step = session.receive(request.encode(), [77; 20]);
+        let step = session.receive(request.encode(), || [77; 20]);
         self.settle(step)
     }
 
@@ -233,7 +233,7 @@ fn every_bad_message_has_its_answer() {
         change(&mut msg);
         let mut world = World::new();
         let state = if base.op == good.op { "anonymous" } else { "known" };
-        let step = world.session_in(state).receive(msg, [77; 20]);
+        let step = world.session_in(state).receive(msg, || [77; 20]);
         let (_, reply, _) = world.settle(step);
         writeln!(table, "{label:<36} {}", summary(&reply)).unwrap();
     }
@@ -283,7 +283,7 @@ fn a_lookup_is_held_only_for_members_who_may_still_come() {
         for _ in 0..lookups {
             session = world.ask(session, get(Some("full"), None)).0.unwrap();
         }
-        let Step::Show(showing) = session.step(get(Some(name), which), [0; 20]) else {
+        let Step::Show(showing) = session.step(get(Some(name), which), || [0; 20]) else {
             panic!("a lookup")
         };
         showing.is_ready(&world.registry.find(showing.cluster()).unwrap())
