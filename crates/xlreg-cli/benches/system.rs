@@ -83,14 +83,18 @@ impl Server {
         Self { child, credentials: Credentials::parse(&text).unwrap(), started_in }
     }
 
-    /// CPU time so far, user and system, in seconds.
-    fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let after_name = stat.rsplit_once(')').unwrap().1;
-        let field =
-            |n: usize| after_name.split_whitespace().nth(n).unwrap().parse::<f64>().unwrap();
-        // Fields 14 and 15 of the whole line, in ticks of 10 ms.
-        (field(11) + field(12)) / 100.0
+    /// CPU time so far, user and system, in seconds, of the threads whose names start so.
+    fn cpu(&self, name: &str) -> f64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |dir: PathBuf| {
+            if !std::fs::read_to_string(dir.join("comm")).unwrap().starts_with(name) {
+                return 0.0;
+            }
+            // Nanoseconds on a core; `stat` has only ticks of 10 ms.
+            let schedstat = std::fs::read_to_string(dir.join("schedstat")).unwrap();
+            schedstat.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
+        };
+        threads.map(|thread| of_thread(thread.unwrap().path())).sum()
     }
 
     /// Resident memory in bytes.

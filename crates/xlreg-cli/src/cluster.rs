@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anstream::eprintln;
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use xlreg::{ClusterKey, Name, NewCluster};
@@ -13,7 +13,7 @@ use crate::output::{self, Output};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Create a cluster; if there is one of that name and shape, that is it
+    /// Create a cluster; if there is one of that name and size already, that is it
     Create(CreateArgs),
     /// Show who is in a cluster
     Show(ShowArgs),
@@ -22,13 +22,15 @@ pub(crate) enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = "Example:
+  xlreg cluster create alpha --size 3 --registry /var/lib/xlreg/regCred.dat")]
 pub(crate) struct CreateArgs {
     /// Its name: a letter or '_', then letters, digits and '_'
     name: Name,
-    /// How many members it is for
+    /// How many members it is for: 2 to 64
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
     size: u32,
-    /// How many endpoints each member must bring: 2 if the cluster has clients
+    /// How many endpoints each member must bring: 2 if others than members connect to it
     #[arg(long, value_name = "1|2", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=2))]
     endpoints: u32,
     #[command(flatten)]
@@ -78,7 +80,10 @@ async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
         endpoint_count: args.endpoints,
         attrs: 0,
     };
-    let made = registry.create(&identity, &new).await?;
+    let made = registry
+        .create(&identity, &new)
+        .await
+        .with_context(|| format!("creating cluster {}", new.name))?;
     if (made.size, made.endpoint_count) != (new.size, new.endpoint_count) {
         let message = format!(
             "there is a cluster {} already, for {} members with {} endpoint(s) each, not {} with {}; \
@@ -98,25 +103,33 @@ async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     if args.output.is_human() {
         let endpoints = " --endpoint HOST:PORT".repeat(made.endpoint_count as usize);
         let credentials = shell_word(&args.connect.path());
-        eprintln!(
+        output::note(&format!(
             "next, for each member: xlreg join {} --registry {credentials}{endpoints}",
             new.name
-        );
+        ));
     }
     Ok(Code::Done)
 }
 
 async fn show(args: &ShowArgs) -> anyhow::Result<Code> {
+    let registry = args.connect.registry()?;
     let identity = args.who.identity().await?;
-    let roster = args.connect.registry()?.show(&identity, &args.cluster).await?;
+    let roster = registry
+        .show(&identity, &args.cluster)
+        .await
+        .with_context(|| format!("asking about cluster {}", args.cluster))?;
     args.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }
 
 async fn wait(args: &WaitArgs) -> anyhow::Result<Code> {
     let WaitArgs { show, timeout } = args;
+    let registry = show.connect.registry()?;
     let identity = show.who.identity().await?;
-    let roster = show.connect.registry()?.wait(&identity, &show.cluster, *timeout).await?;
+    let roster = registry
+        .wait(&identity, &show.cluster, *timeout)
+        .await
+        .with_context(|| format!("waiting for cluster {}", show.cluster))?;
     show.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }

@@ -13,10 +13,10 @@ use crate::exit::{Code, Ending};
 /// Which registry.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Connect {
-    /// The registry's credentials, its regCred.dat
+    /// The registry's credentials: the regCred.dat that it wrote
     #[arg(long, value_name = "CRED", env = "XLREG_REGISTRY")]
     registry: PathBuf,
-    /// Speak this dialect, whatever the version in the credentials says
+    /// Speak this dialect of the wire [default: that of the version in the credentials]
     #[arg(long, env = "XLREG_DIALECT")]
     dialect: Option<DialectFlag>,
 }
@@ -82,6 +82,7 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
 /// A duration with a unit: `500ms`, `30s`, `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it would be over before it began".to_owned()),
         Ok(duration) if duration <= Duration::from_secs(366 * 24 * 3600) => Ok(duration),
         Ok(_) => Err("more than a year".to_owned()),
         Err(error) => Err(format!("{error}; write it as 500ms, 30s or 2m")),

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use anstream::eprintln;
 use xlreg::{Error, Reason};
 use xlreg_core::Refusal;
 use xlreg_node::IdentityError;
+
+use crate::{output, usage};
 
 /// The codes, for the help text.
 pub(crate) const HELP: &str = "\
@@ -61,12 +62,74 @@ impl std::error::Error for Ending {}
 
 /// Tells of an error on stderr, and which code it leaves with.
 pub(crate) fn report(error: &anyhow::Error) -> Code {
-    eprintln!("xlreg: {}", message(error));
-    code(error)
+    let code = code(error);
+    if code == Code::Usage {
+        return usage::complain(&message(error));
+    }
+    output::note(&format!("xlreg: {}", message(error)));
+    if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref().and_then(hint)) {
+        output::note(&format!("  hint: {hint}"));
+    }
+    code
+}
+
+/// What to do next, where the error itself does not say.
+fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::File { .. } => Some("`xlreg serve` prints where a registry's credentials are"),
+        Error::Text { .. } => Some("fetch the file from its registry again"),
+        Error::HungUp { .. } => {
+            Some("so do original servers of the other generation: try the other --dialect")
+        }
+        Error::Lost { request: "Join", .. } => Some(
+            "an original server ends when asked for a cluster that it doesn't know: start it \
+             again, and create the cluster first",
+        ),
+        Error::NoAnswer { .. } => Some("look at the registry's log, or allow more with --timeout"),
+        Error::Incomplete(_) => Some(
+            "those who joined keep their places: start the missing ones and run this again, or \
+             allow more with --timeout",
+        ),
+        Error::Refused { reason: Reason::Known(refusal), .. } => hint_on_refusal(refusal),
+        Error::Refused { reason: Reason::Other(text), .. }
+            if text.contains("too few endPoints") =>
+        {
+            Some("repeat --endpoint, once for each")
+        }
+        _ => None,
+    }
+}
+
+fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
+    match refusal {
+        Refusal::UnknownClusterId | Refusal::UnknownClusterName => {
+            Some("check the name and the registry, or make it: xlreg cluster create NAME --size N")
+        }
+        Refusal::ClusterFull { .. } => Some(
+            "see who is in it: xlreg cluster show NAME; a member comes back with the --name and \
+             --identity it joined with",
+        ),
+        Refusal::MemberNameInUse => Some(
+            "choose another --name; or, to come back as that member, use the --identity it joined \
+             with (an original server lets nobody come back)",
+        ),
+        Refusal::MemberIdInUse => Some(
+            "this identity is in the cluster under another name: use that --name, or another \
+             --identity",
+        ),
+        Refusal::IdInUse => Some(
+            "the registry knows this ID with other keys: make another identity with `xlreg id new`",
+        ),
+        _ => None,
+    }
 }
 
 /// The error and what led to it, without saying the same twice.
-fn message(error: &anyhow::Error) -> String {
+pub(crate) fn message(error: &anyhow::Error) -> String {
+    // It names the cluster itself.
+    if let Some(Error::Incomplete(incomplete)) = error.downcast_ref() {
+        return incomplete.to_string();
+    }
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if text.contains(&cause) {
@@ -80,7 +143,7 @@ fn message(error: &anyhow::Error) -> String {
     text
 }
 
-fn code(error: &anyhow::Error) -> Code {
+pub(crate) fn code(error: &anyhow::Error) -> Code {
     error
         .chain()
         .find_map(|cause| {
@@ -95,9 +158,10 @@ fn code(error: &anyhow::Error) -> Code {
 /// One code for each kind of error of the library.
 fn code_of(error: &Error) -> Code {
     match error {
-        Error::Unreachable { .. } | Error::Lost { .. } | Error::NotTheRegistry { .. } => {
-            Code::Unreachable
-        }
+        Error::Unreachable { .. }
+        | Error::HungUp { .. }
+        | Error::Lost { .. }
+        | Error::NotTheRegistry { .. } => Code::Unreachable,
         Error::NoAnswer { .. } | Error::Incomplete(_) => Code::Incomplete,
         Error::Refused { reason, .. } => code_of_reason(reason),
         Error::MembersOnly { .. } => Code::Refused,

@@ -11,7 +11,7 @@ use crate::exit::Code;
 
 #[derive(clap::Args)]
 pub(crate) struct CompletionsArgs {
-    /// The shell to complete in
+    /// The shell to complete in; put the script where that shell looks for them
     shell: Shell,
 }
 
@@ -35,6 +35,7 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<Code> {
             std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
             clap_mangen::generate_to(crate::Cli::command(), dir)
                 .with_context(|| format!("writing manual pages into {}", dir.display()))?;
+            crate::output::note(&format!("wrote the manual pages into {}", dir.display()));
         }
         None => render(clap_mangen::Man::new(crate::Cli::command()))?,
     }

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use anstream::eprintln;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use xlreg::{Identity, Name};
 use xlreg_proto::text;
 
 use crate::exit::Code;
-use crate::output::Output;
+use crate::output::{self, Output};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -47,8 +46,11 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
             })?;
             print(&made, args.output)?;
             if args.output.is_human() {
-                let dir = crate::connect::shell_word(&args.dir);
-                eprintln!("next: xlreg join CLUSTER --identity {dir} --endpoint HOST:PORT");
+                let dir = std::path::absolute(&args.dir)?;
+                let dir = crate::connect::shell_word(&dir);
+                output::note(&format!(
+                    "next: xlreg join CLUSTER --registry CRED --identity {dir} --endpoint HOST:PORT"
+                ));
             }
         }
         Command::Show(args) => {

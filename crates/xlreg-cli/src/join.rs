@@ -4,7 +4,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anstream::eprintln;
+use anyhow::Context as _;
+use tokio::time::{Instant, timeout};
 use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster};
 
 use crate::connect::{Connect, cluster_key, data_dir, duration};
@@ -13,6 +14,12 @@ use crate::member_env;
 use crate::output::{self, Output};
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  xlreg join alpha --endpoint 10.0.0.7:4001 --registry regCred.dat
+  xlreg join alpha --endpoint 10.0.0.7:4001 --name a -- ./my-server --verbose
+
+A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
+_HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names.")]
 pub(crate) struct Args {
     /// The cluster's name or ID
     #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
@@ -57,12 +64,12 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     let human = || output::roster(&joined.roster);
     if let Some((program, arguments)) = args.command.split_first() {
         // Stdout belongs to the program now.
-        eprintln!("{}", human());
+        output::note(&human());
         return become_program(&joined, program, arguments);
     }
     args.output.print(&joined.roster.to_json(), human)?;
     if args.output.is_human() {
-        eprintln!("kept in {}", joined.roster_file.display());
+        output::note(&format!("kept in {}", joined.roster_file.display()));
     }
     Ok(Code::Done)
 }
@@ -79,18 +86,45 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
     }
-    let mut membership = registry.join(&identity, &args.cluster, args.endpoints.clone()).await?;
+    let doing = || format!("joining {}", args.cluster);
+    let began = Instant::now();
+    let joining = registry.join(&identity, &args.cluster, args.endpoints.clone());
+    let mut membership = timeout(args.timeout, joining)
+        .await
+        .map_err(|_| no_answer(args.timeout))
+        .and_then(|joined| Ok(joined?))
+        .with_context(doing)?;
     let roster = if args.no_wait {
-        membership.roster().await?
+        membership.roster().await.with_context(doing)?
     } else {
-        membership.wait(args.timeout).await?
+        membership.wait(args.timeout.saturating_sub(began.elapsed())).await.with_context(doing)?
     };
     membership.close().await;
-    let rank = roster.rank_of_key(identity.sig_key(), identity.name()).ok_or_else(|| {
-        Ending::new(Code::Failed, "the registry let us in, but its roster does not show us")
-    })?;
+    let rank = roster
+        .rank_of_key(identity.sig_key(), identity.name())
+        .ok_or_else(|| not_in(&roster))
+        .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
     Ok(Joined { dir, roster, rank, roster_file })
+}
+
+fn no_answer(waited: Duration) -> anyhow::Error {
+    let message = format!(
+        "the registry has not answered within {waited:?}; look at its log, or allow more with \
+         --timeout"
+    );
+    Ending::new(Code::Incomplete, message).into()
+}
+
+/// Original servers let in whoever comes, also beyond the size.
+fn not_in(roster: &Roster) -> anyhow::Error {
+    let (here, size) = (roster.members.len(), roster.size);
+    let code = if roster.is_complete() { Code::Full } else { Code::Failed };
+    let message = format!(
+        "the registry let us in, but we are not among the {here} members of {size} that it shows: \
+         an original server doesn't count whom it lets in; join a cluster with room"
+    );
+    Ending::new(code, message).into()
 }
 
 /// The name given, or one made of the first endpoint, such as `node_10_0_0_7_4001`: the same
@@ -120,10 +154,12 @@ fn become_program(joined: &Joined, program: &str, arguments: &[String]) -> anyho
     let me = roster.members.get(*rank).expect("the rank was found in this very roster");
     let dir = std::path::absolute(dir)?;
     let roster_file = std::path::absolute(roster_file)?;
-    let error = std::process::Command::new(program)
-        .args(arguments)
-        .envs(member_env::variables(roster, *rank, me, &dir, &roster_file))
-        .exec();
-    let message = format!("joined as rank {rank}, but cannot start {program}: {error}");
+    let mut command = std::process::Command::new(program);
+    member_env::set(&mut command, roster, *rank, me, &dir, &roster_file);
+    let error = command.args(arguments).exec();
+    let message = format!(
+        "joined as rank {rank}, but cannot start {program}: {error}; the place is kept: correct \
+         the command and run this again"
+    );
     Err(Ending::new(Code::Failed, message).into())
 }

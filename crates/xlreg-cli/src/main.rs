@@ -11,6 +11,8 @@
 //! | [`join`] | become a member, and then a program |
 //! | [`id`], [`cred`] | identities and credentials |
 //! | [`extras`] | completions and man pages |
+//!
+//! [`usage`] answers misuse.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +28,7 @@ mod member_env;
 mod output;
 mod run;
 mod serve;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -69,7 +72,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage::report(error).into(),
+    };
     let result = match cli.command {
         Command::Serve(args) => serve::main(&args),
         Command::Run(args) => run::main(&args),

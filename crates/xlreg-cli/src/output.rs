@@ -10,16 +10,14 @@ use xlreg::Roster;
 /// How to print.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Output {
-    /// Print for people, or JSON for programs
+    /// Print for people, or one JSON document for programs
     #[arg(long = "output", value_name = "FORMAT", default_value = "human", env = "XLREG_OUTPUT")]
     format: Format,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// For people
     Human,
-    /// One JSON document
     Json,
 }
 
@@ -51,11 +49,19 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     }
 }
 
+/// A line to stderr. If nobody can read it any more, the work goes on all the same.
+pub(crate) fn note(text: &str) {
+    let _unread = writeln!(anstream::stderr().lock(), "{text}");
+}
+
 /// A roster as a table, with a line above that says how complete it is.
 pub(crate) fn roster(roster: &Roster) -> String {
     let state = if roster.is_complete() { "complete" } else { "incomplete" };
     let (here, size) = (roster.members.len(), roster.size);
     let title = format!("cluster {} ({}): {here} of {size}, {state}", roster.title(), roster.id);
+    if here == 0 {
+        return title;
+    }
     let rows = roster.members.iter().enumerate().map(|(rank, member)| {
         let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
         vec![rank.to_string(), member.name.to_string(), endpoints.join(" "), member.id.to_string()]
@@ -69,6 +75,9 @@ fn table<'a>(header: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> S
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     let lines = table.lines().map(|line| line.trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -10,7 +10,6 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anstream::eprintln;
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -29,14 +28,21 @@ use xlreg_store::LocalEngine;
 
 use crate::connect::duration;
 use crate::exit::{Code, Ending};
-use crate::member_env;
+use crate::{member_env, output};
 
 /// Between asking programs to stop and stopping them.
 const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  xlreg run -n 5 -- ./my-server
+  xlreg run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE'
+
+A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
+_HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names. The first program
+that fails ends the others; what a program leaves running is killed when it ends.")]
 pub(crate) struct Args {
-    /// How many members
+    /// How many members: 2 to 64
     #[arg(short = 'n', long = "members", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
     members: u32,
     /// How long the cluster may take to form
@@ -186,7 +192,7 @@ impl ThrowAway {
     async fn finish(self) {
         self.stop.cancel();
         if let Err(error) = self.server.await {
-            eprintln!("xlreg: the registry ended badly: {error}");
+            output::note(&format!("xlreg: the registry ended badly: {error}"));
         }
     }
 }
@@ -222,7 +228,7 @@ async fn supervise(
         };
         let Some(ended) = ended else { break };
         let (name, group, status) = ended.context("waiting for a program")?;
-        groups.forget(group);
+        groups.end(group);
         let status = status.with_context(|| format!("waiting for {name}"))?;
         if !status.success() {
             failure = Some(Ending::new(Code::Failed, format!("{name} failed: {status}")));
@@ -234,7 +240,7 @@ async fn supervise(
     groups.signal(Signal::SIGTERM);
     let all_over = async { while ends.join_next().await.is_some() {} };
     if timeout(GRACE, all_over).await.is_err() {
-        eprintln!("xlreg: some programs did not stop within {GRACE:?}; killing them");
+        output::note(&format!("xlreg: some programs did not stop within {GRACE:?}; killing them"));
     }
     Err(failure.into())
 }
@@ -244,7 +250,11 @@ async fn supervise(
 struct Groups(Vec<Pid>);
 
 impl Groups {
-    fn forget(&mut self, group: Pid) {
+    /// Kills what a program that has ended leaves behind: at once, as long as the number of its
+    /// group is surely still its own.
+    fn end(&mut self, group: Pid) {
+        // ESRCH: it left nothing behind.
+        let _ended = killpg(group, Signal::SIGKILL);
         self.0.retain(|other| *other != group);
     }
 
@@ -269,15 +279,19 @@ fn start(command: &[String], member: Ready) -> anyhow::Result<Program> {
     let me = roster.members.get(rank).context("a rank beyond the roster")?;
     let name = me.name.clone();
     drop(seat.port);
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    member_env::set(command.as_std_mut(), &roster, rank, me, &seat.dir, &roster_file);
+    let child = command
         .args(arguments)
-        .envs(member_env::variables(&roster, rank, me, &seat.dir, &roster_file))
         .stdin(Stdio::null())
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| {
-            Ending::new(Code::Failed, format!("cannot start {program} for {name}: {error}"))
+            let message = format!(
+                "cannot start {program} for {name}: {error}; give its path, or a name on your PATH"
+            );
+            Ending::new(Code::Failed, message)
         })?;
     let pid = child.id().context("a program that has just started has a process ID")?;
     let group = Pid::from_raw(pid.cast_signed());

@@ -1,5 +1,7 @@
 //! `xlreg serve`: run a registry.
 
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,14 +11,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use xlreg::{Name, Version};
+use xlreg::{Endpoint, Name, Version};
 use xlreg_core::limits::Limits;
 use xlreg_server::config::File;
 use xlreg_server::{Config, Home, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
 
-use crate::connect::data_dir;
-use crate::exit::{Code, Ending};
+use crate::connect::{data_dir, shell_word};
+use crate::exit::{self, Code, Ending};
 use crate::logs::Logs;
 use crate::output;
 
@@ -30,15 +32,22 @@ const DEFAULT_NAME: &str = "xlReg";
 const OTHER_DESCRIPTORS: u64 = 64;
 
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  xlreg serve --data /var/lib/xlreg --listen 0.0.0.0:56789 --advertise registry.example.org
+  xlreg serve --ephemeral --listen 127.0.0.1:0
+
+It prints one line when it is ready. SIGTERM and SIGINT stop it in good order, a second one at once.")]
 pub(crate) struct Args {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:56789]
-    #[arg(long, value_name = "HOST:PORT", env = "XLREG_LISTEN")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = listen_address, env = "XLREG_LISTEN")]
     listen: Option<String>,
     /// Put this address into the credentials [default: where it listens]
-    #[arg(long, value_name = "HOST[:PORT]", env = "XLREG_ADVERTISE")]
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = advertisable, env = "XLREG_ADVERTISE")]
     advertise: Option<String>,
-    /// Keep everything in this directory [default: one of your own]
-    #[arg(long, value_name = "DIR", env = "XLREG_DATA")]
+    /// Keep everything in this directory [env: XLREG_DATA] [default: registry/ in your data
+    /// directory, such as ~/.local/share/xlreg]
+    // Not clap's `env`: a variable must not conflict with the flag --ephemeral.
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The registry's name, given when its directory is made [default: xlReg]
     #[arg(long)]
@@ -65,22 +74,45 @@ struct Settings {
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     args.logs.start()?;
+    let hints = !args.logs.are_json();
+    match start(args, hints) {
+        // Whoever reads the log as JSON finds the reason there, too.
+        Err(error) if !hints && exit::code(&error) != Code::Usage => {
+            error!("{}", exit::message(&error));
+            Ok(exit::code(&error))
+        }
+        ended => ended,
+    }
+}
+
+fn start(args: &Args, hints: bool) -> anyhow::Result<Code> {
     let settings = settings(args)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(settings))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(serve(settings, hints))
 }
 
 /// Flag, then environment (clap does those two), then file, then default.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
     let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
     let config = Config::from_file(&file)?;
+    let (listen, advertise) = addresses(args, &file)?;
     let name = match (&args.name, &file.name) {
         (Some(name), _) => Some(name.clone()),
         (None, Some(text)) => Some(text.parse().context("the configuration file's name")?),
         (None, None) => None,
     };
-    // --data on the command line goes before `ephemeral` in a file.
-    let ephemeral = args.ephemeral || (args.data.is_none() && file.ephemeral == Some(true));
-    let data = match (ephemeral, args.data.clone().or(file.data)) {
+    let from_env = || std::env::var_os("XLREG_DATA").filter(|dir| !dir.is_empty());
+    let data = args.data.clone().or_else(|| from_env().map(PathBuf::from));
+    // --data and XLREG_DATA go before `ephemeral` in a file.
+    let ephemeral = args.ephemeral || (data.is_none() && file.ephemeral == Some(true));
+    if ephemeral && !args.ephemeral && file.data.is_some() {
+        let message =
+            "the configuration file says both `data` and `ephemeral = true`; leave one out";
+        return Err(Ending::new(Code::Failed, message).into());
+    }
+    let data = match (ephemeral, data.or(file.data)) {
         (true, _) => None,
         (false, Some(dir)) => Some(dir),
         (false, None) => {
@@ -89,16 +121,57 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
             Some(dir)
         }
     };
-    Ok(Settings {
-        listen: args.listen.clone().or(file.listen).unwrap_or_else(|| DEFAULT_LISTEN.to_owned()),
-        advertise: args.advertise.clone().or(file.advertise),
-        data,
-        name,
-        config,
-    })
+    Ok(Settings { listen, advertise, data, name, config })
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<Code> {
+/// Where to listen and what to tell of it; refused before anything is made if it can't be right.
+fn addresses(args: &Args, file: &File) -> anyhow::Result<(String, Option<String>)> {
+    let in_file = |key, value: &Option<String>, parse: fn(&str) -> Result<String, String>| {
+        let parsed = value.as_deref().map(parse).transpose();
+        parsed.map_err(|problem| {
+            Ending::new(Code::Failed, format!("the configuration file's {key}: {problem}"))
+        })
+    };
+    let listen = match &args.listen {
+        Some(listen) => Some(listen.clone()),
+        None => in_file("listen", &file.listen, listen_address)?,
+    };
+    let advertise = match &args.advertise {
+        Some(advertise) => Some(advertise.clone()),
+        None => in_file("advertise", &file.advertise, advertisable)?,
+    };
+    let listen = listen.unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+    let everywhere =
+        listen.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified());
+    if everywhere && advertise.is_none() {
+        let message = format!(
+            "listening on {listen}, every address of this machine, does not say where others \
+             reach it; add --advertise HOST"
+        );
+        return Err(Ending::new(Code::Usage, message).into());
+    }
+    Ok((listen, advertise))
+}
+
+/// `HOST:PORT`, where the port may be 0 and the host be resolved later.
+fn listen_address(text: &str) -> Result<String, String> {
+    let shape = "listen on HOST:PORT, such as 127.0.0.1:56789, [::1]:7000 or localhost:0; \
+                 port 0 takes a free one";
+    // Only in that port does it differ from an endpoint.
+    let probe = text.strip_suffix(":0").map_or_else(|| text.to_owned(), |host| format!("{host}:1"));
+    probe.parse::<Endpoint>().map(|_| text.to_owned()).map_err(|_| shape.to_owned())
+}
+
+/// `HOST` or `HOST:PORT`.
+fn advertisable(text: &str) -> Result<String, String> {
+    let good = text.parse::<Endpoint>().is_ok()
+        || text.parse::<Ipv6Addr>().is_ok()
+        || format!("{text}:1").parse::<Endpoint>().is_ok();
+    let shape = "advertise HOST or HOST:PORT, such as registry.example.org or [2001:db8::1]:7000";
+    if good { Ok(text.to_owned()) } else { Err(shape.to_owned()) }
+}
+
+async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let stop = stop_on_signals()?;
     let Settings { listen, advertise, data, name, config } = settings;
     // An ephemeral registry's directory holds its credentials alone, and goes with it.
@@ -116,17 +189,34 @@ async fn serve(settings: Settings) -> anyhow::Result<Code> {
     let mut bounds = config.connections;
     bounds.max = bounds.max.min(connections_possible(bounds.max));
     let listener = TcpListener::bind(&listen).await.map_err(|error| {
-        Ending::new(Code::Failed, format!("cannot listen on {listen}: {error}"))
+        let advice = advice_on_listening(&error);
+        Ending::new(Code::Failed, format!("cannot listen on {listen}: {error}; {advice}"))
     })?;
     let address = listener.local_addr()?;
     let credentials = home.credentials(address, advertise.as_deref(), Version::CURRENT)?;
     let path = home.write_credentials(&credentials)?;
     let identity = home.introduce(&credentials);
     let server = Server::new(listener, engine, home.comms_key(), identity, bounds)?;
+    let path = std::path::absolute(&path).unwrap_or(path);
     output::line(&format!("xlreg: ready on {address}, credentials in {}", path.display()))?;
+    if hints {
+        let path = shell_word(&path);
+        output::note(&format!("next: xlreg cluster create NAME --size N --registry {path}"));
+    }
     let report = server.run(stop).await;
     drop(scratch);
     finish(&report)
+}
+
+fn advice_on_listening(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop what listens there, or take a free port with --listen 127.0.0.1:0"
+        }
+        io::ErrorKind::AddrNotAvailable => "that is no address of this machine",
+        io::ErrorKind::PermissionDenied => "take a port above 1023, or run with more rights",
+        _ => "check the host's name and the port",
+    }
 }
 
 /// The registry's identity, and the engine that remembers for it.

@@ -1,0 +1,67 @@
+//! Wrong usage: told with the usage of the very subcommand, and with what to do instead.
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Command, CommandFactory as _, Error};
+
+use crate::exit::Code;
+
+const CREDENTIALS_TIP: &str = "`xlreg serve` prints where a registry's credentials are; \
+                               name that file here, or in XLREG_REGISTRY";
+
+const PROGRAM_TIP: &str = "the program and its arguments stand last, after `--`";
+
+/// Prints what clap has to say: help and version to stdout, an error to stderr.
+pub(crate) fn report(mut error: Error) -> Code {
+    if error.use_stderr() {
+        let command = subcommand();
+        if error.get(ContextKind::Suggested).is_none()
+            && let Some(tip) = tip(&error, command.get_name())
+        {
+            let tips = ContextValue::StyledStrs(vec![tip.into()]);
+            error.insert(ContextKind::Suggested, tips);
+        }
+        // For a bad value clap leaves it out.
+        if error.get(ContextKind::Usage).is_none() {
+            let usage = ContextValue::StyledStr(command.clone().render_usage());
+            error.insert(ContextKind::Usage, usage);
+        }
+    }
+    // Whoever closed the pipe has read enough.
+    let _unread = error.print();
+    if error.use_stderr() { Code::Usage } else { Code::Done }
+}
+
+/// Prints a misuse that only the command itself can see.
+pub(crate) fn complain(message: &str) -> Code {
+    let _unread = subcommand().error(ErrorKind::ArgumentConflict, message).print();
+    Code::Usage
+}
+
+fn tip(error: &Error, subcommand: &str) -> Option<&'static str> {
+    let missing = |what: &str| match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(args)) => args.iter().any(|arg| arg.starts_with(what)),
+        _ => false,
+    };
+    let runs_programs = ["run", "join"].contains(&subcommand);
+    match error.kind() {
+        ErrorKind::MissingRequiredArgument if missing("--registry") || missing("<FILE>") => {
+            Some(CREDENTIALS_TIP)
+        }
+        ErrorKind::MissingRequiredArgument if missing("<CMD>") => Some(PROGRAM_TIP),
+        ErrorKind::UnknownArgument if runs_programs => Some(PROGRAM_TIP),
+        _ => None,
+    }
+}
+
+/// The subcommand that the command line names, as far down as it names one.
+fn subcommand() -> Command {
+    let mut command = crate::Cli::command();
+    command.build();
+    for word in std::env::args_os().skip(1) {
+        let Some(below) = word.to_str().and_then(|word| command.find_subcommand(word)) else {
+            break;
+        };
+        command = below.clone();
+    }
+    command
+}

@@ -1,0 +1,160 @@
+//! What everybody sees first: help, misuse, completions, manual pages; and pipes that close.
+
+use std::process::Stdio;
+
+use crate::support::{Running, World};
+
+/// Misuse exits with 2, and shows that subcommand's usage and what to do instead.
+#[test]
+fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
+    let world = World::new();
+    let long = "n".repeat(129);
+    let cases: &[(&[&str], &[&str])] = &[
+        (&[], &["Usage: xlreg <COMMAND>"]),
+        (&["cluster"], &["Usage: xlreg cluster <COMMAND>"]),
+        (&["srve"], &["similar", "'serve'"]),
+        (&["cluster", "shw"], &["'show'", "Usage: xlreg cluster <COMMAND>"]),
+        (&["run", "-n", "1", "--", "true"], &["2..=64", "Usage: xlreg run"]),
+        (&["run", "-n", "65", "--", "true"], &["2..=64", "Usage: xlreg run"]),
+        (&["run", "-n", "2"], &["<CMD>", "after `--`", "Usage: xlreg run"]),
+        (&["run", "-n", "2", "sh", "-c", "true"], &["'sh'", "after `--`", "Usage: xlreg run"]),
+        (&["run", "--", "true"], &["--members", "Usage: xlreg run"]),
+        (&["serve", "--listen", "nowhere"], &["HOST:PORT", "Usage: xlreg serve"]),
+        (&["serve", "--listen", "h:65536"], &["HOST:PORT", "Usage: xlreg serve"]),
+        (&["serve", "--listen", ":7000"], &["HOST:PORT", "Usage: xlreg serve"]),
+        (&["serve", "--listen", "::1:7000"], &["[::1]:7000", "Usage: xlreg serve"]),
+        (&["serve", "--listen", "0.0.0.0:0"], &["--advertise HOST", "Usage: xlreg serve"]),
+        (&["serve", "--listen", "[::]:0"], &["--advertise HOST", "Usage: xlreg serve"]),
+        (&["serve", "--advertise", "a b"], &["HOST or HOST:PORT", "Usage: xlreg serve"]),
+        (&["serve", "--advertise", "h:0"], &["HOST or HOST:PORT", "Usage: xlreg serve"]),
+        (&["serve", "--name", "a-b"], &["'-'", "Usage: xlreg serve"]),
+        (&["serve", "--log", "loud"], &["debug", "Usage: xlreg serve"]),
+        (&["serve", "--ephemeral", "--data", "d"], &["--data", "Usage: xlreg serve"]),
+        (&["cluster", "show", "a"], &["--registry", "XLREG_REGISTRY", "Usage: xlreg cluster show"]),
+        (&["cred", "check"], &["XLREG_REGISTRY", "Usage: xlreg cred check"]),
+        (&["cluster", "create", "a-b", "-n", "2"], &["letter", "Usage: xlreg cluster create"]),
+        (&["cluster", "create", &long, "-n", "2"], &["128 bytes", "Usage: xlreg cluster create"]),
+        (&["cluster", "create", "a", "-n", "1"], &["2..=64", "Usage: xlreg cluster create"]),
+        (&["cluster", "create", "a", "-n", "65"], &["2..=64", "Usage: xlreg cluster create"]),
+        (&["cluster", "create", "a", "-n", "2", "--endpoints", "3"], &["1..=2"]),
+        (&["cluster", "wait", "a", "--timeout", "5"], &["500ms", "Usage: xlreg cluster wait"]),
+        (&["cluster", "wait", "a", "--timeout", "0s"], &["before it began"]),
+        (&["cluster", "wait", "a", "--timeout", "9y"], &["more than a year"]),
+        (&["join", "a", "--registry", "r"], &["--endpoint", "Usage: xlreg join"]),
+        (&["join", "a", "--endpoint", "h:0"], &["from 1 to 65535", "Usage: xlreg join"]),
+        (&["join", "a", "--endpoint", "h"], &["no ':'", "Usage: xlreg join"]),
+        (&["join", "7up", "--endpoint", "h:1"], &["'7'", "Usage: xlreg join"]),
+        (&["join", "a", "--endpoint", "h:1", "--dialect", "2.0"], &["1.8, 1.9"]),
+        (&["join", "a", "--endpoint", "h:1", "--output", "xml"], &["human, json"]),
+        (&["id", "new"], &["<DIR>", "Usage: xlreg id new"]),
+        (&["id", "new", "d", "--name", ""], &["--name"]),
+        (&["completions", "tcsh"], &["bash", "Usage: xlreg completions"]),
+    ];
+    for (args, parts) in cases {
+        let done = world.run(args);
+        done.expect(2).says(parts).says(&["Usage: xlreg"]);
+        assert_eq!(done.out, "", "{args:?}");
+    }
+    let made = [world.list("data"), world.list("work"), world.list("tmp")].concat();
+    assert_eq!(made, [""; 0], "misuse makes nothing");
+}
+
+#[test]
+fn bad_values_of_variables_are_misuse_too() {
+    let world = World::new();
+    for (name, value, args) in [
+        ("XLREG_LISTEN", "nowhere", &["serve"][..]),
+        ("XLREG_TIMEOUT", "5", &["run", "-n", "2", "--", "true"]),
+        ("XLREG_OUTPUT", "xml", &["id", "show", "d"]),
+        ("XLREG_DIALECT", "2.0", &["cluster", "show", "a", "--registry", "r"]),
+        ("XLREG_LOG_FORMAT", "xml", &["serve"]),
+    ] {
+        let mut command = world.xlreg(args);
+        command.env(name, value);
+        let usage = format!("Usage: xlreg {}", args[0]);
+        Running::start(command).finish().expect(2).says(&[value, &usage]);
+    }
+}
+
+#[test]
+fn every_subcommand_has_help_with_what_it_takes() {
+    let world = World::new();
+    let all = world.run(&["--help"]);
+    all.expect(0).prints(&["serve", "run", "cluster", "join", "130  interrupted"]);
+    for (subcommand, parts) in [
+        ("serve", &["--listen", "--ephemeral", "XLREG_DATA", "Examples:"][..]),
+        ("run", &["--members", "XLREG_ROSTER", "Examples:"]),
+        ("cluster", &["create", "show", "wait"]),
+        ("cluster create", &["--size", "--endpoints", "XLREG_REGISTRY", "Example:"]),
+        ("cluster show", &["--output", "XLREG_OUTPUT"]),
+        ("cluster wait", &["--timeout", "XLREG_TIMEOUT"]),
+        ("join", &["--endpoint", "--no-wait", "XLREG_IDENTITY", "Examples:"]),
+        ("id", &["new", "show"]),
+        ("id new", &["--name"]),
+        ("id show", &["XLREG_IDENTITY"]),
+        ("cred", &["show", "check"]),
+        ("cred show", &["XLREG_REGISTRY"]),
+        ("cred check", &["--offline"]),
+        ("completions", &["bash", "zsh", "fish"]),
+        ("man", &["DIR"]),
+    ] {
+        for help in ["--help", "-h"] {
+            let args: Vec<_> = subcommand.split(' ').chain([help]).collect();
+            let done = world.run(&args);
+            done.expect(0).prints(&[&format!("Usage: xlreg {subcommand}")]);
+            if help == "--help" {
+                done.prints(parts);
+            }
+            assert_eq!(done.err, "");
+            assert!(!done.out.contains('\x1b'), "no colour off a terminal");
+        }
+    }
+    world.run(&["--version"]).expect(0).prints(&[concat!("xlreg ", env!("CARGO_PKG_VERSION"))]);
+}
+
+#[test]
+fn completions_and_manual_pages_come_out() {
+    let world = World::new();
+    for (shell, part) in
+        [("bash", "complete -F _xlreg"), ("zsh", "#compdef xlreg"), ("fish", "complete -c xlreg")]
+    {
+        world.run(&["completions", shell]).expect(0).prints(&[part, "ephemeral"]);
+    }
+    world.run(&["man"]).expect(0).prints(&[".TH xlreg 1", "Exit codes"]);
+    world.run(&["man", "pages"]).expect(0).says(&["manual pages into pages"]);
+    let pages = world.list("work/pages");
+    for page in ["xlreg.1", "xlreg-serve.1", "xlreg-cluster-create.1", "xlreg-join.1"] {
+        assert!(pages.iter().any(|found| found == page), "{page}: {pages:?}");
+    }
+}
+
+/// `| head -1` reads what it wants and goes; that is nobody's fault.
+#[test]
+fn a_closed_pipe_is_no_error_and_no_panic() {
+    let world = World::new();
+    world.run(&["id", "new", "me"]).expect(0);
+    let commands: [(&[&str], i32); 6] = [
+        (&["--help"], 0),
+        (&["completions", "bash"], 0),
+        (&["man"], 0),
+        (&["id", "show", "me"], 0),
+        (&["id", "show", "none"], 5),
+        (&["bogus"], 2),
+    ];
+    for (args, code) in commands {
+        for closed in ["stdout", "stderr"] {
+            let (_, writer) = std::io::pipe().unwrap();
+            let mut command = world.xlreg(args);
+            command.stdin(Stdio::null());
+            if closed == "stdout" {
+                command.stdout(writer).stderr(Stdio::piped());
+            } else {
+                command.stderr(writer).stdout(Stdio::piped());
+            }
+            let output = command.spawn().unwrap().wait_with_output().unwrap();
+            let err = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{args:?} without {closed}: {err}");
+            assert!(!err.contains("panicked"), "{err}");
+        }
+    }
+}
