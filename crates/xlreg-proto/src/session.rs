@@ -274,7 +274,8 @@ impl Showing {
     /// or it has been held long enough.
     ///
     /// Held is only who asks for members by number, none of whom is there while some may still
-    /// come. Deployed clients ask so every 50 ms, and set no read deadline.
+    /// come. Deployed clients ask so every 50 ms, and set no read deadline. Who waits has been told
+    /// of rank 0 first of all, so who asks for it again looks at what is there now.
     #[must_use]
     pub fn is_ready(&self, cluster: &Cluster) -> bool {
         let Some(which) = self.which else { return true };
@@ -283,7 +284,7 @@ impl Showing {
         if self.session.lookups < NEWS_REPLIES_MAX {
             asked == 0 || there != 0
         } else {
-            there == asked
+            there == asked || there & 1 != 0
         }
     }
 

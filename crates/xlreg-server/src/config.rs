@@ -32,7 +32,8 @@ pub struct Connections {
     /// Connections at once from one IP address. Beyond it new ones are closed at once, so one
     /// machine can't take all the room.
     pub max_per_address: usize,
-    /// From accepting a connection to its whole hello.
+    /// From accepting a connection to its hello, whole and opened: in a flood of hellos, those that
+    /// wait for longer are not worth the work any more.
     pub hello: Duration,
     /// From the first byte of a message to its last. On this wire, rubbish can't be told from a
     /// message still under way, so this is also how long rubbish is listened to.

@@ -126,8 +126,11 @@ impl<S: Transport> Connection<S> {
     }
 
     async fn converse(&mut self) -> Result<std::convert::Infallible, Closed> {
-        let packet = self.read_hello().await?;
-        let hello = self.shared.pool.open(packet).await?;
+        let by = self.deadline("hello", self.shared.bounds.hello);
+        let packet = self.read_hello(&by).await?;
+        let by = Deadline { waited_for: "turn to open the hello", ..by };
+        let opened = timeout_at(by.at, self.shared.pool.open(packet)).await;
+        let hello = opened.map_err(|late| by.missed(late))??;
         self.story.dialect = Some(hello.dialect());
         let secrets = Secrets::from_random(random());
         let (reply, mut channel) = hello.accept(self.shared.identity.version, &secrets);
@@ -202,14 +205,13 @@ impl<S: Transport> Connection<S> {
     }
 
     /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.
-    async fn read_hello(&mut self) -> Result<Vec<u8>, Closed> {
+    async fn read_hello(&mut self, by: &Deadline) -> Result<Vec<u8>, Closed> {
         let wanted = self.shared.hello_bytes;
-        let by = self.deadline("hello", self.shared.bounds.hello);
         let mut packet = Vec::new();
         while packet.len() < wanted {
             // Room for one byte too many shows whether there is one.
             packet.reserve_exact(wanted + 1 - packet.len());
-            if self.read(&mut packet, &by).await? == 0 {
+            if self.read(&mut packet, by).await? == 0 {
                 return Err(hung_up(packet.is_empty()));
             }
         }
@@ -304,3 +306,6 @@ fn refusal_only<T>(result: Result<T, ApplyError>) -> Result<Result<T, Refusal>, 
         Err(failed) => Err(Closed::Store(failed)),
     }
 }
+
+#[cfg(test)]
+mod tests;

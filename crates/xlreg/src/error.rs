@@ -34,6 +34,17 @@ pub enum Error {
         /// How that showed.
         source: ReplyError,
     },
+    /// Whoever answers there hangs up on our hello, without a word: so does a registry that can't
+    /// open it, one that has no room, and one that is stopping.
+    #[error(
+        "the server at {endpoint} hung up on our hello ({source}): it does not hold the comms key of these credentials, has no room, or is stopping; are these its current credentials?"
+    )]
+    HungUp {
+        /// Its address.
+        endpoint: Endpoint,
+        /// What the network said.
+        source: io::Error,
+    },
     /// The connection was lost amid a request.
     #[error("the registry at {endpoint} closed the connection amid {request}: {source}")]
     Lost {

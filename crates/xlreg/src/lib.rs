@@ -5,13 +5,13 @@
 //!
 //! ```no_run
 //! use std::time::Duration;
-//! use xlreg::{Identity, Registry};
+//! use xlreg::{ClusterKey, Identity, Registry};
 //!
-//! # async fn member() -> Result<(), xlreg::Error> {
+//! # async fn member() -> Result<(), Box<dyn std::error::Error>> {
 //! let registry = Registry::open("regCred.dat")?;
-//! let identity = Identity::load_or_create("my-node", "node_1").await?;
-//! let mine = vec!["127.0.0.1:4001".parse().expect("an address")];
-//! let mut membership = registry.join(&identity, &"alpha".parse().expect("a name"), mine).await?;
+//! let identity = Identity::load_or_create("my-node", "node_1".parse()?).await?;
+//! let cluster = ClusterKey::Name("alpha".parse()?);
+//! let mut membership = registry.join(&identity, &cluster, vec!["127.0.0.1:4001".parse()?]).await?;
 //! let roster = membership.wait(Duration::from_secs(30)).await?;
 //! for (rank, member) in roster.members.iter().enumerate() {
 //!     println!("{rank} {} {:?}", member.name, member.endpoints);

@@ -67,10 +67,7 @@ impl Link {
         let endpoint = endpoint.clone();
         match timeout(ANSWER_DEADLINE, exchange).await {
             Err(_) => return Err(no_answer(endpoint, "the hello")),
-            // A registry that can't open a hello hangs up without a word.
-            Ok(Err(source)) => {
-                return Err(Error::Lost { endpoint, request: "the hello", source });
-            }
+            Ok(Err(source)) => return Err(Error::HungUp { endpoint, source }),
             Ok(Ok(_)) => {}
         }
         match hello.finish(&reply) {

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
-use xlreg_core::limits::{CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN};
+use xlreg_core::limits::CLUSTER_SIZE_MAX;
 use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, Version};
 use xlreg_proto::channel::Dialect;
 use xlreg_proto::message::{About, ClusterInfo, Entry, Reply, Request};
 use xlreg_proto::text::Credentials;
 
-use crate::error::{Error, Problem};
+use crate::error::{Error, Incomplete, Problem};
 use crate::identity::Identity;
 use crate::link::{Link, protocol};
 use crate::roster::Roster;
@@ -121,8 +121,8 @@ impl Registry {
         Ok(id)
     }
 
-    /// Defines a cluster. If its name is taken, answers with the cluster that has it: compare the
-    /// size.
+    /// Defines a cluster. If its name is taken, answers with the cluster that has it, and a size or
+    /// endpoint count out of range is brought to the nearest within: compare what comes back.
     ///
     /// # Errors
     /// [`Error::Refused`] if the registry will not, or one of the network's kinds.
@@ -131,8 +131,6 @@ impl Registry {
         identity: &Identity,
         new: &NewCluster,
     ) -> Result<ClusterInfo, Error> {
-        debug_assert!((CLUSTER_SIZE_MIN..=CLUSTER_SIZE_MAX).contains(&new.size));
-        debug_assert!((1..=CLUSTER_ENDPOINTS_MAX).contains(&new.endpoint_count));
         let (mut link, _) = self.introduce(identity, &[]).await?;
         let request = Request::Create {
             name: new.name.clone(),
@@ -184,7 +182,8 @@ impl Registry {
         Ok(roster)
     }
 
-    /// Waits until a cluster is full, without joining it.
+    /// Waits until a cluster is full, without joining it. If the registry goes away meanwhile,
+    /// connects again and goes on waiting.
     ///
     /// # Errors
     /// [`Error::Incomplete`] if it is not full in time, else as [`Self::show`].
@@ -194,8 +193,16 @@ impl Registry {
         cluster: &ClusterKey,
         at_most: Duration,
     ) -> Result<Roster, Error> {
-        let (mut lookup, _) = Lookup::start(self.outsider(identity, cluster)).await?;
-        let roster = lookup.wait(at_most).await?;
+        let began = Instant::now();
+        let start = Lookup::start(self.outsider(identity, cluster));
+        let Ok(started) = timeout(at_most, start).await else {
+            let endpoint = self.credentials.endpoints.first();
+            let endpoint = endpoint.expect("credentials have at least one; their reader checks");
+            let (endpoint, request) = (endpoint.clone(), "Member");
+            return Err(Error::NoAnswer { endpoint, request, waited: at_most });
+        };
+        let (mut lookup, _) = started?;
+        let roster = lookup.wait(at_most.saturating_sub(began.elapsed())).await?;
         lookup.close().await;
         Ok(roster)
     }
@@ -235,7 +242,7 @@ impl Membership {
     /// The cluster we are in.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
-        self.lookup.cluster.id
+        self.lookup.cluster.id()
     }
 
     /// Waits until the cluster is full. If the registry goes away meanwhile, joins again as the
@@ -277,11 +284,15 @@ struct Lookup {
     link: Option<Link>,
     cluster: Known,
     members: BTreeMap<usize, Entry>,
+    /// Why the registry can't be heard, while it can't.
+    silence: Option<String>,
 }
 
 /// What we know of the cluster itself.
+#[derive(Default)]
 struct Known {
-    id: ClusterId,
+    /// Its ID, once told or if it is asked for by that.
+    id: Option<ClusterId>,
     name: Option<Name>,
     /// How many members it is for, once told.
     size: Option<u32>,
@@ -292,39 +303,65 @@ struct Known {
 impl Lookup {
     /// Connects, and joins if we are to.
     async fn start(asker: Asker) -> Result<(Self, NodeId), Error> {
-        let (link, known, id) = asker.connect().await?;
-        Ok((Self { asker, link: Some(link), cluster: known, members: BTreeMap::new() }, id))
+        let (link, joined, id) = asker.connect().await?;
+        let mut cluster = Known { endpoint_count: 1, ..Known::default() };
+        match &asker.cluster {
+            ClusterKey::Id(id) => cluster.id = Some(*id),
+            ClusterKey::Name(name) => cluster.name = Some(name.clone()),
+        }
+        let mut lookup =
+            Self { asker, link: None, cluster, members: BTreeMap::new(), silence: None };
+        lookup.resume(link, joined)?;
+        Ok((lookup, id))
+    }
+
+    /// Goes on over a new connection, on which we may have joined.
+    fn resume(&mut self, link: Link, joined: Option<ClusterInfo>) -> Result<(), Error> {
+        if let Some(info) = joined {
+            if self.cluster.id != Some(info.id) {
+                // A registry that has lost its memory may have another cluster of this name.
+                self.members.clear();
+                self.cluster.size = None;
+            }
+            self.cluster.id = Some(info.id);
+            self.cluster.resize("Join", info.size)?;
+            self.cluster.attrs = info.attrs;
+            self.cluster.endpoint_count = info.endpoint_count;
+        }
+        self.link = Some(link);
+        self.silence = None;
+        Ok(())
     }
 
     /// Fetches until all are there and their entries are of one time, or `at_most` has passed.
     async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
         let began = Instant::now();
-        let mut silence = None;
-        let done = timeout_at(began + at_most, self.fill(&mut silence)).await;
-        match done {
-            Ok(Ok(())) => Ok(self.roster()),
-            Ok(Err(error)) => Err(error),
+        self.silence = None;
+        match timeout(at_most, self.fill()).await {
+            Ok(filled) => filled.map(|()| self.roster()),
             Err(_) => {
                 // The request under way has no answer any more; its connection is of no use.
                 self.link = None;
-                Err(self.roster().incomplete(began.elapsed(), silence).into())
+                Err(self.incomplete(began.elapsed()).into())
             }
         }
     }
 
-    /// The wait itself. `silence` says why the registry can't be heard, while it can't.
-    async fn fill(&mut self, silence: &mut Option<String>) -> Result<(), Error> {
+    /// The wait itself.
+    async fn fill(&mut self) -> Result<(), Error> {
         let mut pause = RECONNECT_PAUSE_MIN;
         loop {
-            match self.fill_over_one_link().await {
-                Ok(()) => return Ok(()),
+            match self.advance().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => pause = RECONNECT_PAUSE_MIN,
                 Err(
                     error @ (Error::Lost { .. }
+                    | Error::HungUp { .. }
                     | Error::Unreachable { .. }
                     | Error::NoAnswer { .. }),
                 ) => {
                     debug!(%error, "reconnecting");
-                    *silence = Some(error.to_string());
+                    self.silence = Some(error.to_string());
                     self.link = None;
                     sleep(pause).await;
                     pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
@@ -334,19 +371,20 @@ impl Lookup {
         }
     }
 
-    /// Asks for whoever is missing until nobody is. Whoever came early may have come back since
-    /// with other endpoints, so what did not come with the last answer is fetched once more.
-    async fn fill_over_one_link(&mut self) -> Result<(), Error> {
-        loop {
-            let (asked, before) = (Instant::now(), self.members.len());
-            let fresh = self.fetch(self.missing()).await?;
-            if self.missing() == Some(0) {
-                return self.refresh(self.all() & !fresh).await;
-            }
-            if self.members.len() == before {
-                sleep_until(asked + POLL_PAUSE).await;
-            }
+    /// Asks once for whoever is missing, and tells whether nobody is any more. Whoever came early
+    /// may have come back since with other endpoints, so what did not come with the last answer is
+    /// fetched once more then.
+    async fn advance(&mut self) -> Result<bool, Error> {
+        let (asked, before) = (Instant::now(), self.members.len());
+        let fresh = self.fetch(self.missing()).await?;
+        if self.missing() == Some(0) {
+            self.refresh(self.all() & !fresh).await?;
+            return Ok(true);
         }
+        if self.members.len() == before {
+            sleep_until(asked + POLL_PAUSE).await;
+        }
+        Ok(false)
     }
 
     /// Fetches everyone who is there now, as many answers as that takes. Asks for rank 0 each time,
@@ -369,8 +407,7 @@ impl Lookup {
         while stale != 0 {
             let fresh = self.fetch(Some(stale)).await?;
             if fresh & stale == 0 {
-                let problem = Problem::Absurd("members that were there are not there any more");
-                return Err(protocol("GetCluster", problem));
+                return Err(absurd("GetCluster", "members that were there are not any more"));
             }
             stale &= !fresh;
         }
@@ -379,21 +416,14 @@ impl Lookup {
 
     /// One request for the members in `which`, or all there are; returns those that came.
     async fn fetch(&mut self, which: Option<u64>) -> Result<u64, Error> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => {
-                let (link, known, _) = self.asker.connect().await?;
-                self.cluster.id = known.id;
-                link
-            }
-        };
+        if self.link.is_none() {
+            let (link, joined, _) = self.asker.connect().await?;
+            self.resume(link, joined)?;
+        }
+        // Taken, so that a request without an answer leaves no connection behind.
+        let mut link = self.link.take().expect("one has been opened");
         // Original servers take no name here; and once the ID is known it is the surer key.
-        let cluster = match (&self.asker.cluster, self.cluster.name.is_none()) {
-            (ClusterKey::Name(name), true) if self.asker.endpoints.is_none() => {
-                ClusterKey::Name(name.clone())
-            }
-            _ => ClusterKey::Id(self.cluster.id),
-        };
+        let cluster = self.cluster.id.map_or_else(|| self.asker.cluster.clone(), ClusterKey::Id);
         let which = which.or_else(|| self.asker.endpoints.is_some().then(|| self.all()));
         let request = Request::GetCluster { cluster: Some(cluster), which };
         let reply = link.ask(&request).await.map_err(|error| self.explain(&link, error))?;
@@ -412,20 +442,20 @@ impl Lookup {
         entries: Vec<Entry>,
         about: Option<About>,
     ) -> Result<u64, Error> {
-        self.cluster.id = cluster;
+        if *self.cluster.id.get_or_insert(cluster) != cluster {
+            return Err(absurd("GetCluster", "it is about another cluster"));
+        }
         if let Some(about) = about {
+            self.cluster.resize("GetCluster", about.size)?;
             self.cluster.name = Some(about.name);
-            self.cluster.size = Some(about.size);
             self.cluster.attrs = about.attrs;
             self.cluster.endpoint_count = about.endpoint_count;
         }
+        if which & !self.all() != 0 {
+            return Err(absurd("GetCluster", "there are more members than the cluster is for"));
+        }
         let ranks = (0..64usize).filter(|rank| which & (1 << rank) != 0);
         self.members.extend(ranks.zip(entries));
-        // Ranks are join order, so a roster has no gaps.
-        let absurd = |what| Err(protocol("GetCluster", Problem::Absurd(what)));
-        if self.cluster.size.is_some_and(|size| self.members.len() > size as usize) {
-            return absurd("there are more members than the cluster is for");
-        }
         Ok(which)
     }
 
@@ -455,23 +485,39 @@ impl Lookup {
         Some(self.all() & !have)
     }
 
+    /// Those we know up to the first gap: a later rank is of no use before those below it are
+    /// known.
+    fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let by_rank = self.members.iter().enumerate();
+        by_rank.take_while(|(place, (rank, _))| place == *rank).map(|(_, (_, entry))| entry)
+    }
+
+    /// What the answers so far come to; there must have been one.
     fn roster(&self) -> Roster {
-        // Up to the first gap: a later rank is of no use before those below it are known.
-        let members: Vec<Arc<Member>> = (self.members.iter().enumerate())
-            .take_while(|(place, (rank, _))| place == *rank)
-            .map(|(_, (_, entry))| Arc::clone(entry))
-            .collect();
-        let name = match &self.asker.cluster {
-            ClusterKey::Name(name) => Some(name.clone()),
-            ClusterKey::Id(_) => self.cluster.name.clone(),
-        };
+        let members: Vec<_> = self.members().cloned().collect();
         Roster {
-            name,
-            id: self.cluster.id,
+            name: self.cluster.name.clone(),
+            id: self.cluster.id(),
             size: self.cluster.size.unwrap_or(members.len() as u32),
             attrs: self.cluster.attrs,
             endpoint_count: self.cluster.endpoint_count,
             members,
+        }
+    }
+
+    /// The error that says who has not come.
+    fn incomplete(&self, waited: Duration) -> Incomplete {
+        let joined: Vec<_> = self.members().map(|member| member.name.clone()).collect();
+        Incomplete {
+            cluster: self
+                .cluster
+                .name
+                .as_ref()
+                .map_or_else(|| self.asker.cluster.to_string(), ToString::to_string),
+            size: self.cluster.size.unwrap_or(joined.len() as u32),
+            joined,
+            waited,
+            silence: self.silence.clone(),
         }
     }
 
@@ -482,34 +528,44 @@ impl Lookup {
     }
 }
 
+impl Known {
+    fn id(&self) -> ClusterId {
+        self.id.expect("whoever answers about a cluster tells its ID")
+    }
+
+    /// Takes the cluster's size as an answer to `request` tells it.
+    fn resize(&mut self, request: &'static str, size: u32) -> Result<(), Error> {
+        if !(1..=CLUSTER_SIZE_MAX).contains(&size) {
+            return Err(absurd(request, "no cluster has such a size"));
+        }
+        if *self.size.get_or_insert(size) != size {
+            return Err(absurd(request, "the cluster's size has changed"));
+        }
+        Ok(())
+    }
+}
+
 impl Asker {
-    /// A connection on which the cluster may be asked about, and what that told of it.
-    async fn connect(&self) -> Result<(Link, Known, NodeId), Error> {
+    /// A connection on which the cluster may be asked about, and, if we are to join it, what that
+    /// told of it.
+    async fn connect(&self) -> Result<(Link, Option<ClusterInfo>, NodeId), Error> {
         let endpoints = self.endpoints.as_deref().unwrap_or_default();
         let (mut link, id) = self.registry.introduce(&self.identity, endpoints).await?;
         if self.endpoints.is_none() {
-            let id_if_known = match &self.cluster {
-                ClusterKey::Id(id) => *id,
-                // Not used: the first lookup goes by name, and its answer brings the ID.
-                ClusterKey::Name(_) => ClusterId::from_bytes([0; 20]),
-            };
-            let known =
-                Known { id: id_if_known, name: None, size: None, attrs: 0, endpoint_count: 1 };
-            return Ok((link, known, id));
+            return Ok((link, None, id));
         }
         let reply = link.ask(&Request::Join { cluster: Some(self.cluster.clone()) }).await?;
-        let Reply::Joined(info) = reply else {
-            return Err(unexpected("Join", &reply));
-        };
-        let name = match &self.cluster {
-            ClusterKey::Name(name) => Some(name.clone()),
-            ClusterKey::Id(_) => None,
-        };
-        let ClusterInfo { id: cluster, size, attrs, endpoint_count } = info;
-        Ok((link, Known { id: cluster, name, size: Some(size), attrs, endpoint_count }, id))
+        match reply {
+            Reply::Joined(info) => Ok((link, Some(info), id)),
+            reply => Err(unexpected("Join", &reply)),
+        }
     }
 }
 
 fn unexpected(request: &'static str, reply: &Reply) -> Error {
     protocol(request, Problem::Unexpected { got: reply.tag().as_str_name() })
+}
+
+fn absurd(request: &'static str, what: &'static str) -> Error {
+    protocol(request, Problem::Absurd(what))
 }

@@ -1,12 +1,9 @@
 //! Who is in a cluster.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 use xlreg_core::{ClusterId, Member, Name, NodeId, PublicKey};
-
-use crate::error::Incomplete;
 
 /// A cluster and its members in the order of their ranks; the same for all who hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +47,6 @@ impl Roster {
     #[must_use]
     pub fn title(&self) -> String {
         self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
-    }
-
-    /// The error that says who of the cluster has not come.
-    pub(crate) fn incomplete(&self, waited: Duration, silence: Option<String>) -> Incomplete {
-        Incomplete {
-            cluster: self.title(),
-            size: self.size,
-            joined: self.members.iter().map(|member| member.name.clone()).collect(),
-            waited,
-            silence,
-        }
     }
 
     /// The roster as it stands in `roster.json` and in the output of commands.

@@ -24,7 +24,8 @@ fn claim(name: &str, id: Option<NodeId>) -> Claim {
     Claim::sign(id, name.parse().unwrap(), 0, public, key(), endpoints).unwrap()
 }
 
-/// A registry that keeps nothing, with a cluster `full` of two and nobody's room left in it.
+/// A registry that keeps nothing, with clusters of two: `alpha` has nobody in it, `half` one member
+/// and `full` both.
 struct World {
     registry: Registry,
     identity: Arc<Identity>,
@@ -35,7 +36,7 @@ impl World {
         let entry = Arc::new(member("xlReg", 250));
         let identity = Arc::new(Identity { version: Version::CURRENT, entry });
         let mut world = Self { registry: Registry::default(), identity };
-        for (name, fresh) in [("alpha", 1), ("full", 2)] {
+        for (name, fresh) in [("alpha", 1), ("full", 2), ("half", 3)] {
             let command = Command::Create {
                 name: name.parse().unwrap(),
                 attrs: 0,
@@ -45,8 +46,8 @@ impl World {
             };
             world.run(&command).unwrap();
         }
-        for n in 0..2 {
-            let cluster = ClusterKey::Name("full".parse().unwrap());
+        for (cluster, n) in [("full", 0), ("full", 1), ("half", 0)] {
+            let cluster = ClusterKey::Name(cluster.parse().unwrap());
             let member = Arc::new(member(&format!("m{n}"), 100 + n));
             world.run(&Command::Join { cluster, member }).unwrap();
         }
@@ -288,7 +289,6 @@ fn a_lookup_is_held_only_for_members_who_may_still_come() {
         };
         showing.is_ready(&world.registry.find(showing.cluster()).unwrap())
     };
-    // Nobody is in alpha, a cluster of two; two are in full.
     assert!(!ready("alpha", Some(0b01), 0));
     assert!(!ready("alpha", Some(u64::MAX), 0));
     assert!(ready("alpha", None, 0), "without Which, whoever is there");
@@ -297,6 +297,8 @@ fn a_lookup_is_held_only_for_members_who_may_still_come() {
     assert!(ready("full", Some(0b10), 0));
     assert!(ready("full", Some(u64::MAX), 20));
     assert!(!ready("alpha", Some(0b11), 20));
+    assert!(ready("half", Some(0b11), 20), "who asks for rank 0 again only looks");
+    assert!(!ready("half", Some(0b10), 20));
 }
 
 #[test]
