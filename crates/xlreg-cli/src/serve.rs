@@ -2,12 +2,14 @@
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -27,6 +29,9 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:56789";
 
 /// The name that the originals give themselves.
 const DEFAULT_NAME: &str = "xlReg";
+
+/// Cores that one thread for sockets keeps busy: the rest of a session costs some tenth of its RSA.
+const CORES_PER_IO_THREAD: usize = 4;
 
 /// File descriptors that are not connections: the store's, the log's, the runtime's.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -87,10 +92,22 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 
 fn start(args: &Args, hints: bool) -> anyhow::Result<Code> {
     let settings = settings(args)?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(serve(settings, hints))
+    runtime()?.block_on(serve(settings, hints))
+}
+
+/// A thread for sockets for every [`CORES_PER_IO_THREAD`] cores. The others' time is for RSA, and
+/// on few cores a single thread, woken less often, costs a session less.
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder = match cores / CORES_PER_IO_THREAD {
+        0 | 1 => Builder::new_current_thread(),
+        threads => {
+            let mut builder = Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    builder.enable_all().build()
 }
 
 /// Flag, then environment (clap does those two), then file, then default.

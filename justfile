@@ -1,0 +1,56 @@
+# Chores of this workspace. Each recipe is a line or two that also work without just.
+
+# Lists the recipes.
+default:
+    @just --list --unsorted
+
+# Formats all code.
+fmt:
+    cargo fmt --all
+
+# Everything that a change must pass.
+check: fmt-check clippy docs test deny
+
+# Checks the formatting.
+fmt-check:
+    cargo fmt --all --check
+
+# Lints everything, tests and benches included; a warning is an error.
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Builds the documentation; a warning, say a broken link, is an error.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Runs all tests, those of the real binary and of the generated code among them.
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# Checks licences, banned crates and sources, if cargo-deny is installed.
+deny:
+    @if command -v cargo-deny >/dev/null; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: skipped"; fi
+
+# Accepts changed snapshots after a test has failed on them; look at the diff first.
+snapshots:
+    INSTA_UPDATE=always cargo test -p xlreg-proto
+
+# Measures speed and memory of the whole system; PART is session, roster, idle or start.
+bench *PART:
+    cargo bench -p xlreg-cli -- {{PART}}
+
+# Forms a cluster of three and shows what its members know.
+demo:
+    cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'
+
+# Writes the code of the .proto files anew.
+codegen:
+    cargo run -p xtask -- codegen
+
+# Writes the manual pages into target/man.
+man:
+    cargo run --release -- man target/man
+
+# All that continuous integration does, smoke runs of the real binary included.
+ci *STEPS:
+    .ci/run {{STEPS}}
