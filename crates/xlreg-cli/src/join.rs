@@ -97,7 +97,8 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
     } else {
-        membership.wait(args.timeout.saturating_sub(began.elapsed())).await.with_context(doing)?
+        let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
+        waited.map_err(|error| error.since(began.into_std())).with_context(doing)?
     };
     membership.close().await;
     let rank = roster

@@ -281,6 +281,10 @@ fn start(command: &[String], member: Ready) -> anyhow::Result<Program> {
     drop(seat.port);
     let mut command = Command::new(program);
     member_env::set(command.as_std_mut(), &roster, rank, me, &seat.dir, &roster_file);
+    // Our caller's registry is not this cluster's, whose own is gone by now.
+    for variable in ["XLREG_REGISTRY", "XLREG_DIALECT", "XLREG_IDENTITY"] {
+        command.env_remove(variable);
+    }
     let child = command
         .args(arguments)
         .stdin(Stdio::null())

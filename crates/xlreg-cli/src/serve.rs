@@ -248,9 +248,28 @@ fn open(
         let home = Home::ephemeral(dir, name.unwrap_or_else(default_name))?;
         return Ok((home, Arc::new(LocalEngine::in_memory(limits))));
     }
+    refuse_half_of(dir)?;
     let home = Home::open(dir, name.as_ref(), default_name)?;
     let engine = LocalEngine::open(dir, home.id(), limits)?;
     Ok((home, Arc::new(engine)))
+}
+
+/// Keys without memory, or memory without keys, is a loss to be told of. A first start that was cut
+/// short is neither: there the keys come first, and the credentials last.
+fn refuse_half_of(dir: &Path) -> anyhow::Result<()> {
+    let shown = dir.display();
+    let message = match (Home::exists(dir), LocalEngine::exists(dir)) {
+        (false, true) => format!(
+            "{shown} holds a registry's memory, but not its keys: .xlattice/node.config is missing; \
+             put it back, or start a new registry in another directory"
+        ),
+        (true, false) if Home::has_served(dir) => format!(
+            "{shown} holds a registry's keys, but not its memory: registry.db is missing; put it \
+             back, or remove regCred.dat to go on with these keys and an empty memory"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Ending::new(Code::Failed, message).into())
 }
 
 /// SIGTERM and SIGINT ask for a stop in good order; a second one ends the process at once.

@@ -11,6 +11,7 @@ use xlreg_node::files::{self, Mode};
 use xlreg_node::{Identity, IdentityError};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::session;
+use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{Credentials, FileId};
 
 /// The credentials' file, under the name that the originals give it.
@@ -98,6 +99,18 @@ impl Home {
         }
         let id = identity.id().ok_or_else(|| HomeError::LongId { dir: dir.to_owned() })?;
         Ok(Self { dir: dir.to_owned(), identity, id })
+    }
+
+    /// Whether `dir` holds a registry's identity, usable or not.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(NODE_FILE).exists()
+    }
+
+    /// Whether the registry in `dir` has ever been ready: its credentials are there.
+    #[must_use]
+    pub fn has_served(dir: &Path) -> bool {
+        dir.join(CREDENTIALS_FILE).exists()
     }
 
     /// A registry of new keys that only its credentials, in `dir`, tell of.

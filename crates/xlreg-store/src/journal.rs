@@ -13,7 +13,7 @@ use crate::load::Loader;
 use crate::{StoreError, folder, rows, schema};
 
 /// The database's file name.
-const DATABASE: &str = "registry.db";
+pub(crate) const DATABASE: &str = "registry.db";
 
 /// How long a commit waits for an operator's own write transaction on the same file, before it
 /// counts as failed.

@@ -10,7 +10,7 @@ use xlreg_core::limits::Limits;
 use xlreg_core::registry::{Counts, View};
 use xlreg_core::{Cluster, ClusterId, ClusterKey, Command, NodeId, Outcome, Registry};
 
-use crate::journal::Journal;
+use crate::journal::{DATABASE, Journal};
 use crate::shared::{Phase, Shared};
 use crate::writer::Queue;
 use crate::{Answer, ApplyError, Engine, StoreError};
@@ -48,6 +48,12 @@ impl LocalEngine {
         let shared = Arc::new(Shared::new(state));
         let queue = Some(Queue::start(Arc::clone(&shared), journal)?);
         Ok(Self { shared, queue })
+    }
+
+    /// Whether `dir` holds a registry's memory, usable or not.
+    #[must_use]
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(DATABASE).exists()
     }
 
     async fn run(&self, command: Command) -> Result<Outcome, ApplyError> {

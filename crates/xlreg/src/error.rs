@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use xlreg_core::{Endpoint, Name, Refusal};
@@ -116,6 +116,38 @@ pub enum Error {
     /// An identity that can't be made, kept or used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+impl Error {
+    /// Whether the registry or the network failed in a way that may pass: trying again later can
+    /// help, and does no harm, as every request may be repeated.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::HungUp { .. }
+            | Self::Lost { .. }
+            | Self::NoAnswer { .. } => true,
+            Self::NotTheRegistry { .. }
+            | Self::Refused { .. }
+            | Self::Incomplete(_)
+            | Self::Protocol { .. }
+            | Self::MembersOnly { .. }
+            | Self::File { .. }
+            | Self::Text { .. }
+            | Self::Key(_)
+            | Self::Identity(_) => false,
+        }
+    }
+
+    /// The same error, told by someone who has been waiting since `began`.
+    #[must_use]
+    pub fn since(mut self, began: Instant) -> Self {
+        if let Self::Incomplete(incomplete) = &mut self {
+            incomplete.waited = began.elapsed();
+        }
+        self
+    }
 }
 
 /// A wait that ended before the cluster was full.

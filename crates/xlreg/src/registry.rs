@@ -202,7 +202,8 @@ impl Registry {
             return Err(Error::NoAnswer { endpoint, request, waited: at_most });
         };
         let (mut lookup, _) = started?;
-        let roster = lookup.wait(at_most.saturating_sub(began.elapsed())).await?;
+        let rest = at_most.saturating_sub(began.elapsed());
+        let roster = lookup.wait(rest).await.map_err(|error| error.since(began.into_std()))?;
         lookup.close().await;
         Ok(roster)
     }
@@ -354,12 +355,7 @@ impl Lookup {
             match self.advance().await {
                 Ok(true) => return Ok(()),
                 Ok(false) => pause = RECONNECT_PAUSE_MIN,
-                Err(
-                    error @ (Error::Lost { .. }
-                    | Error::HungUp { .. }
-                    | Error::Unreachable { .. }
-                    | Error::NoAnswer { .. }),
-                ) => {
+                Err(error) if error.is_transient() => {
                     debug!(%error, "reconnecting");
                     self.silence = Some(error.to_string());
                     self.link = None;

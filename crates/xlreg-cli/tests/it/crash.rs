@@ -71,7 +71,7 @@ async fn join_on(number: usize, credentials: &Path, tell: &Sender<Acknowledged>)
                     return;
                 }
             }
-            Err(Error::Unreachable { .. } | Error::Lost { .. } | Error::NoAnswer { .. }) => {
+            Err(error) if error.is_transient() => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             Err(error) => panic!("{error}"),

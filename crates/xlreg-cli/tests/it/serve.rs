@@ -232,9 +232,15 @@ fn damaged_and_newer_files_are_refused_with_advice_and_left_alone() {
         start().expect(1).says(&["node.config"]);
         assert_eq!(fs::read(&node).unwrap(), bytes);
     }
-    // New keys, while the database is another registry's.
+    // One half of a directory without the other; the half that is there stays as it is.
     fs::remove_file(&node).unwrap();
-    start().expect(1).says(&["belongs to registry", "keys and the database of one registry"]);
+    start().expect(1).says(&["not its keys", "node.config is missing"]);
+    assert!(!node.exists());
+    fs::write(&node, &good_node).unwrap();
+    fs::remove_file(&db).unwrap();
+    start().expect(1).says(&["not its memory", "registry.db is missing"]);
+    assert!(!db.exists());
+    fs::write(&db, &good_db).unwrap();
 
     // Credentials can be made again, so damage to them is none.
     fs::write(&node, &good_node).unwrap();

@@ -60,7 +60,17 @@ pub mod xl_reg_msg {
         pub dig_sig: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
     }
     /// What kind of message this is.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
     #[repr(i32)]
     pub enum Tag {
         RegCredRequest = 1,

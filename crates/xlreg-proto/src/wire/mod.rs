@@ -9,6 +9,7 @@
     clippy::allow_attributes_without_reason,
     reason = "generated; the fields are described in docs/protocol.md"
 )]
+#[rustfmt::skip]
 mod generated;
 
 pub use generated::XlRegMsg;
