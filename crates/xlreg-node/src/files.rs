@@ -1,9 +1,16 @@
 //! Writing files so that they are whole or not there, and private if they must be.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use tempfile::NamedTempFile;
+use zeroize::Zeroizing;
+
+/// How old a draft must be to be the remains of a process that was killed, and not another's that
+/// is still writing.
+const STALE: Duration = Duration::from_secs(600);
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,20 +27,36 @@ pub enum Mode {
 /// # Errors
 /// What the operating system says; the old content stands then.
 pub fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
-    let draft = Draft::write(path, content, mode)?;
-    fs::rename(&draft.path, path)?;
-    sync_parent(path)
+    draft(path, content, mode)?.persist(path)?;
+    sync_dir(parent(path))
 }
 
 /// Writes a file if there is none; of several who try at once, one succeeds.
 ///
+/// Returns whether this one did.
+///
 /// # Errors
-/// [`io::ErrorKind::AlreadyExists`] if there is one; it stands.
-pub fn create(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
-    let draft = Draft::write(path, content, mode)?;
-    // Unlike a rename, a link never replaces what is there.
-    fs::hard_link(&draft.path, path)?;
-    sync_parent(path)
+/// What the operating system says; there is no new file then.
+pub fn create(path: &Path, content: &[u8], mode: Mode) -> io::Result<bool> {
+    match draft(path, content, mode)?.persist_noclobber(path) {
+        Ok(_) => sync_dir(parent(path)).map(|()| true),
+        Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(failed) => Err(failed.error),
+    }
+}
+
+/// Reads a text of at most `bytes_max` bytes, into memory that is wiped when it is dropped.
+///
+/// # Errors
+/// [`io::ErrorKind::FileTooLarge`] beyond that, [`io::ErrorKind::InvalidData`] if it is not UTF-8,
+/// or what the operating system says.
+pub fn read_text(path: &Path, bytes_max: usize) -> io::Result<Zeroizing<String>> {
+    let file = File::open(path)?;
+    // Room for all of it at once, so that growing leaves no copies behind.
+    let expected = usize::try_from(file.metadata()?.len()).unwrap_or(bytes_max).min(bytes_max);
+    let mut text = Zeroizing::new(String::with_capacity(expected + 1));
+    file.take(bytes_max as u64 + 1).read_to_string(&mut text)?;
+    if text.len() > bytes_max { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 /// Makes a directory that its owner alone may enter (0700), and those above it, if they are missing.
@@ -41,60 +64,64 @@ pub fn create(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
 /// # Errors
 /// What the operating system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|dir| !is_there(dir)).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    builder.create(path)?;
+    // The new names must last as long as what will be put there.
+    missing.into_iter().try_for_each(|dir| sync_dir(parent(dir)))
 }
 
-/// A file beside the one it is to become; removed when dropped, if it is still there.
-struct Draft {
-    path: PathBuf,
+/// A file beside the one it is to become, whole and on the disk; removed if it becomes none.
+fn draft(target: &Path, content: &[u8], mode: Mode) -> io::Result<NamedTempFile> {
+    let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let prefix = format!(".{name}.");
+    remove_stale_drafts(parent(target), &prefix);
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix);
+    #[cfg(unix)]
+    builder.permissions(<Permissions as std::os::unix::fs::PermissionsExt>::from_mode(
+        match mode {
+            Mode::Private => 0o600,
+            Mode::Public => 0o644,
+        },
+    ));
+    let mut draft = builder.tempfile_in(parent(target))?;
+    draft.write_all(content)?;
+    draft.as_file().sync_all()?;
+    Ok(draft)
 }
 
-impl Draft {
-    fn write(target: &Path, content: &[u8], mode: Mode) -> io::Result<Self> {
-        static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
-        let draft = Self {
-            path: target.with_file_name(format!(".{name}.{}-{serial}", std::process::id())),
-        };
-        let mut file = draft.open(mode)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        Ok(draft)
-    }
-
-    fn open(&self, mode: Mode) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(
-            &mut options,
-            if mode == Mode::Private { 0o600 } else { 0o644 },
-        );
-        #[cfg(not(unix))]
-        let _ = mode;
-        options.open(&self.path)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After a rename it is gone already, and nothing depends on its being gone.
-        let _gone = fs::remove_file(&self.path);
+/// Removes what processes left behind that were killed amid writing: it may hold private keys.
+fn remove_stale_drafts(dir: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let is_draft = entry.file_name().to_string_lossy().starts_with(prefix);
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
+        if is_draft && age.is_some_and(|age| age > STALE) {
+            // Somebody else may have removed it; nothing depends on who does.
+            let _gone = fs::remove_file(entry.path());
+        }
     }
 }
 
-/// Makes the new name itself last. Directories can't be opened for that everywhere.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
+fn is_there(dir: &Path) -> bool {
+    dir.as_os_str().is_empty() || dir.exists()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    if cfg!(unix) { File::open(parent)?.sync_all() } else { Ok(()) }
+    }
+}
+
+/// Makes the names in a directory last. Directories can't be opened for that everywhere.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -105,9 +132,8 @@ mod tests {
     fn replacing_and_creating_leave_no_draft_and_no_half_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
-        create(&path, b"one", Mode::Private).unwrap();
-        let again = create(&path, b"two", Mode::Private).unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert!(create(&path, b"one", Mode::Private).unwrap());
+        assert!(!create(&path, b"two", Mode::Private).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"one");
         replace(&path, b"three", Mode::Public).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
@@ -126,5 +152,28 @@ mod tests {
         create_dir(&dir.path().join("a/b")).unwrap();
         let mode = fs::metadata(dir.path().join("a/b")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn drafts_of_the_killed_are_removed_and_those_of_the_living_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join(".f.old"), dir.path().join(".f.new"));
+        fs::write(&new, b"").unwrap();
+        let long_ago = SystemTime::now() - 2 * STALE;
+        File::create(&old).unwrap().set_modified(long_ago).unwrap();
+        replace(&dir.path().join("f"), b"", Mode::Private).unwrap();
+        assert!(!old.exists() && new.exists());
+    }
+
+    #[test]
+    fn reading_is_bounded_and_takes_text_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, b"12345").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap().as_str(), "12345");
+        assert_eq!(read_text(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        fs::write(&path, b"\xFF").unwrap();
+        assert_eq!(read_text(&path, 5).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(read_text(Path::new("/dev/zero"), 1 << 20).is_err());
     }
 }

@@ -1,6 +1,5 @@
 //! A node's identity: make it, keep it, prove it.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,8 +10,7 @@ use xlreg_core::{Endpoint, Name, NodeId};
 use xlreg_proto::keys::{KeyError, PrivateKey, random};
 use xlreg_proto::message::Claim;
 use xlreg_proto::text::node::NODE_FILE;
-use xlreg_proto::text::{FileId, NodeFile, TextError};
-use zeroize::Zeroizing;
+use xlreg_proto::text::{FILE_BYTES_MAX, FileId, NodeFile, TextError};
 
 use crate::files::{self, Mode};
 
@@ -50,6 +48,14 @@ pub enum IdentityError {
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Others may read the private keys.
+    #[error("{path} holds private keys, and others may read it (mode {mode:o}): chmod 600 {path}")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// A file that is not what it should be.
     #[error("{path} is not a usable node file: {source}")]
@@ -112,12 +118,10 @@ impl Identity {
         let node = NodeFile { lfs, ..NodeFile::clone(&made.node) };
         let failed = |source| IdentityError::File { doing: "writing", path: path.clone(), source };
         files::create_dir(path.parent().unwrap_or(dir)).map_err(failed)?;
-        match files::create(&path, node.to_text().as_bytes(), Mode::Private) {
-            Ok(()) => Ok(Self { node: Arc::new(node), dir: Some(dir.to_owned()), ..made }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(IdentityError::Exists { dir: dir.to_owned() })
-            }
-            Err(error) => Err(failed(error)),
+        if files::create(&path, node.to_text().as_bytes(), Mode::Private).map_err(failed)? {
+            Ok(Self { node: Arc::new(node), dir: Some(dir.to_owned()), ..made })
+        } else {
+            Err(IdentityError::Exists { dir: dir.to_owned() })
         }
     }
 
@@ -127,8 +131,8 @@ impl Identity {
     /// [`IdentityError::Missing`] if there is none, and others if its file is not usable.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join(NODE_FILE);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => Zeroizing::new(text),
+        let text = match files::read_text(&path, FILE_BYTES_MAX) {
+            Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(IdentityError::Missing { dir: dir.to_owned() });
             }
@@ -136,6 +140,7 @@ impl Identity {
                 return Err(IdentityError::File { doing: "reading", path, source });
             }
         };
+        refuse_exposed(&path)?;
         let node = NodeFile::parse(&text).map_err(|source| IdentityError::Text { path, source })?;
         let name = node.name.clone();
         Ok(Self { node: Arc::new(node), name, dir: Some(dir.to_owned()) })
@@ -212,8 +217,24 @@ impl Identity {
     }
 }
 
+/// Keys that others may read are no secret any more, and nobody would notice.
+fn refuse_exposed(path: &Path) -> Result<(), IdentityError> {
+    #[cfg(unix)]
+    {
+        let failed = |source| IdentityError::File { doing: "reading", path: path.into(), source };
+        let permissions = path.metadata().map_err(failed)?.permissions();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(IdentityError::Exposed { path: path.to_owned(), mode });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn name(text: &str) -> Name {
@@ -244,6 +265,18 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn keys_that_others_may_read_are_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        Identity::create(dir.path(), name("a")).unwrap();
+        let path = dir.path().join(NODE_FILE);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Identity::load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("chmod 600"), "{error}");
     }
 
     #[test]

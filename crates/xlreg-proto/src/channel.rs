@@ -23,6 +23,7 @@ use aws_lc_rs::cipher::{
 };
 use aws_lc_rs::iv::FixedLength;
 use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -36,6 +37,9 @@ pub const KEY_BYTES: usize = 32;
 
 /// Bytes of a message on the wire: deployed peers take one read of 16 KiB as a message.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Times that bytes which end like a message may fail to decode before we cease to try.
+const DECODE_FAILURES_MAX: u32 = 4;
 
 /// The two generations of the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +152,10 @@ pub struct Opener {
     plain: Zeroizing<Vec<u8>>,
     /// How many bytes of `plain` are known not to be a whole message.
     scanned: usize,
+    /// How many of them are whole fields, one after another.
+    fields: usize,
+    /// How often what looked like a message did not decode.
+    failures: u32,
 }
 
 impl Opener {
@@ -160,6 +168,8 @@ impl Opener {
             sealed: Vec::new(),
             plain: Zeroizing::new(Vec::new()),
             scanned: 0,
+            fields: 0,
+            failures: 0,
         }
     }
 
@@ -183,15 +193,32 @@ impl Opener {
             return Ok(None);
         };
         self.decrypt_whole_blocks(chain);
-        while let Some(prefix) = self.plain.get(..self.scanned + BLOCK_BYTES) {
-            self.scanned = prefix.len();
-            let message = unpad(prefix).and_then(|plaintext| XlRegMsg::decode(plaintext).ok());
-            if message.is_some() {
+        while self.scanned + BLOCK_BYTES <= self.plain.len() {
+            self.scanned += BLOCK_BYTES;
+            if let Some(message) = self.message_so_far() {
                 self.finish_message();
-                return Ok(message);
+                return Ok(Some(message));
             }
         }
         if self.sealed.len() > MESSAGE_BYTES_MAX { Err(TooLong) } else { Ok(None) }
+    }
+
+    /// The message that the first `scanned` bytes are, if they are one.
+    ///
+    /// Most blocks fail the padding at once, and the next most do not end where a field does, which
+    /// costs each field one look. Only then is decoding worth its price; and since no honest
+    /// message fails it, a hostile one may try but a few times.
+    fn message_so_far(&mut self) -> Option<XlRegMsg> {
+        let end = unpad(self.plain.get(..self.scanned)?)?.len();
+        while self.fields < end {
+            self.fields += field_len(self.plain.get(self.fields..end)?)?;
+        }
+        if self.failures >= DECODE_FAILURES_MAX {
+            return None;
+        }
+        let message = XlRegMsg::decode(self.plain.get(..end)?).ok();
+        self.failures += u32::from(message.is_none());
+        message
     }
 
     /// In 1.9, the first block of a message is its IV.
@@ -219,7 +246,7 @@ impl Opener {
         let last = self.sealed.get(..self.scanned).and_then(last_block);
         self.chain = if self.dialect == Dialect::V1_8 { last } else { None };
         self.sealed.drain(..self.scanned);
-        self.scanned = 0;
+        (self.scanned, self.fields, self.failures) = (0, 0, 0);
         self.plain = Zeroizing::new(Vec::new());
         if self.sealed.is_empty() {
             // An idle connection must not keep the room that its largest message took.
@@ -257,6 +284,18 @@ fn pad_into(out: &mut Vec<u8>, plaintext: &[u8]) {
     let padding = BLOCK_BYTES - plaintext.len() % BLOCK_BYTES;
     out.extend_from_slice(plaintext);
     out.resize(out.len() + padding, padding as u8);
+}
+
+/// Bytes of the field that `bytes` start with; none if it does not end in them. Groups, which no
+/// peer sends, never do: their end would have to be searched for.
+fn field_len(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    let (tag, wire_type) = decode_key(&mut rest).ok()?;
+    if matches!(wire_type, WireType::StartGroup | WireType::EndGroup) {
+        return None;
+    }
+    skip_field(wire_type, tag, &mut rest, DecodeContext::default()).ok()?;
+    Some(bytes.len() - rest.len())
 }
 
 /// Pads and encrypts under a key that is used once, as the hello's reply is.

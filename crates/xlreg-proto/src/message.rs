@@ -334,10 +334,10 @@ impl Reply {
         })
     }
 
-    /// Of `cluster`, the members named in `which`, as many as fit into `bytes_max` of plaintext,
-    /// lowest rank first; at least one if any is there, since a client asks for the rest again.
+    /// Of `cluster`, the members named in `which`, lowest rank first, as many as `room` allows; a
+    /// client asks for the rest again.
     #[must_use]
-    pub fn members(cluster: &Cluster, which: u64, bytes_max: usize) -> Self {
+    pub fn members(cluster: &Cluster, which: u64, room: Room) -> Self {
         let about = About {
             name: cluster.name.clone(),
             size: cluster.size,
@@ -359,13 +359,33 @@ impl Reply {
             }
             // A token in a message: two bytes of tag, at most three of length, then itself.
             bytes += 5 + entry_token(member).encoded_len();
-            if bytes > bytes_max && !entries.is_empty() {
+            if !room.allows(bytes, entries.len()) {
                 break;
             }
             entries.push(Arc::clone(member));
             sent |= 1 << rank;
         }
         Self::Members { cluster: cluster.id, which: sent, entries, about: Some(about) }
+    }
+}
+
+/// How much a ClusterMembers may hold. Sizes are bytes of plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What one segment of the path carries: a reply had better fit.
+    pub segment: usize,
+    /// What a peer can read at all.
+    pub message: usize,
+    /// Entries that must go along even if they do not fit one segment. At least one goes whatever
+    /// its size, or a client would ask for ever.
+    pub entries_min: usize,
+}
+
+impl Room {
+    /// Whether one more entry may go along, with which there are `bytes`, after `entries` others.
+    fn allows(&self, bytes: usize, entries: usize) -> bool {
+        let wanted = bytes <= self.segment || entries < self.entries_min;
+        entries == 0 || (wanted && bytes <= self.message)
     }
 }
 

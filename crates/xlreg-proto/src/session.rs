@@ -12,13 +12,16 @@ use xlreg_core::{
 };
 
 use crate::keys::BadSignature;
-use crate::message::{ClusterInfo, Entry, MessageError, Proven, Reply, Request};
+use crate::message::{ClusterInfo, Entry, MessageError, Proven, Reply, Request, Room};
 use crate::wire::XlRegMsg;
 
+/// GetClusters that a deployed client asks before it gives up, and takes what it has for all.
+const LOOKUPS_MAX: u32 = 32;
+
 /// GetClusters that a session answers as soon as there is news. From then on it waits until all
-/// that was asked for is there: deployed clients give up after 32, and a large cluster that fills
-/// one by one must not use these up.
-const NEWS_REPLIES_MAX: u32 = 16;
+/// that was asked for is there, so that a large cluster that fills one by one leaves a deployed
+/// client lookups enough to fetch the rest.
+const NEWS_REPLIES_MAX: u32 = LOOKUPS_MAX / 2;
 
 /// A conversation in one of its states, waiting for a request.
 #[derive(Debug)]
@@ -288,16 +291,34 @@ impl Showing {
         }
     }
 
-    /// Answers with as many of the members asked for as fit into `bytes_max` of plaintext.
-    pub fn shown(mut self, cluster: Result<&Cluster, Refusal>, bytes_max: usize) -> Step {
+    /// Answers with as many of the members asked for as there is room for: a `segment` of the path
+    /// and a whole `message`, both in bytes of plaintext.
+    pub fn shown(
+        mut self,
+        cluster: Result<&Cluster, Refusal>,
+        segment: usize,
+        message: usize,
+    ) -> Step {
         match cluster {
             Ok(cluster) => {
+                let entries_min = self.entries_min(cluster);
                 self.session.lookups = self.session.lookups.saturating_add(1);
                 let which = self.which.unwrap_or(u64::MAX);
-                Step::Reply(self.session, Reply::members(cluster, which, bytes_max))
+                let room = Room { segment, message, entries_min };
+                Step::Reply(self.session, Reply::members(cluster, which, room))
             }
             Err(refusal) => Step::refused(refusal),
         }
+    }
+
+    /// Entries that the answer needs, whatever a segment holds: so many that a deployed client has
+    /// all it asked for within its lookups; and besides rank 0, when that is asked for again, one
+    /// that is news.
+    fn entries_min(&self, cluster: &Cluster) -> usize {
+        let asked = self.which.unwrap_or(u64::MAX) & low_bits(cluster.size as usize);
+        let left = LOOKUPS_MAX.saturating_sub(self.session.lookups).max(1);
+        let looks_again = self.session.lookups > 0 && asked & 1 != 0;
+        asked.count_ones().div_ceil(left).max(1 + u32::from(looks_again)) as usize
     }
 }
 

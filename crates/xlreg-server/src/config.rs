@@ -9,6 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 use xlreg_core::limits::Limits;
+use xlreg_node::files;
+use xlreg_proto::text::FILE_BYTES_MAX;
 
 /// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
 /// for an answer.
@@ -159,7 +161,7 @@ impl File {
     /// # Errors
     /// [`ConfigError`] if it can't be read, or says something we don't know.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
+        let text = files::read_text(path, FILE_BYTES_MAX)
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),

@@ -170,8 +170,10 @@ impl<S: Transport> Connection<S> {
                 }
                 Step::Show(showing) => {
                     let found = self.find(&showing).await?;
-                    let bytes_max = channel.sealer.plain_len_max(self.reply_bytes_max());
-                    showing.shown(found.as_deref().map_err(|refusal| *refusal), bytes_max)
+                    let segment = self.stream.segment_bytes().unwrap_or(MESSAGE_BYTES_MAX);
+                    let plain_len = |sealed| channel.sealer.plain_len_max(sealed);
+                    let found = found.as_deref().map_err(|refusal| *refusal);
+                    showing.shown(found, plain_len(segment), plain_len(MESSAGE_BYTES_MAX))
                 }
             };
         }
@@ -196,12 +198,6 @@ impl<S: Transport> Connection<S> {
         }
         let latest = Arc::clone(&news.borrow());
         Ok(Ok(latest))
-    }
-
-    /// Bytes that a reply may have: a deployed client takes one read as a message, so it should
-    /// arrive in one.
-    fn reply_bytes_max(&self) -> usize {
-        self.stream.segment_bytes().map_or(MESSAGE_BYTES_MAX, |bytes| bytes.min(MESSAGE_BYTES_MAX))
     }
 
     /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.

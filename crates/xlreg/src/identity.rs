@@ -8,6 +8,7 @@ use xlreg_core::{Endpoint, Name, NodeId, PublicKey};
 use xlreg_node::IdentityError;
 use xlreg_node::files::{self, Mode};
 use xlreg_proto::message::Claim;
+use xlreg_proto::text::member::MEMBER_FILE;
 use xlreg_proto::text::{Credentials, FileId, MemberFile, MemberInfo, NodeFile, Peer};
 
 use crate::error::Error;
@@ -15,9 +16,6 @@ use crate::roster::Roster;
 
 /// The roster as JSON, beside the identity.
 const ROSTER_FILE: &str = "roster.json";
-
-/// The roster as the original library keeps it.
-const MEMBER_FILE: &str = ".xlattice/cluster.member.config";
 
 /// A node's name, ID and two RSA keys. Cheap to clone.
 ///

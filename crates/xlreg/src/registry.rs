@@ -9,9 +9,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 use xlreg_core::limits::CLUSTER_SIZE_MAX;
 use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, Version};
+use xlreg_node::files;
 use xlreg_proto::channel::Dialect;
 use xlreg_proto::message::{About, ClusterInfo, Entry, Reply, Request};
-use xlreg_proto::text::Credentials;
+use xlreg_proto::text::{Credentials, FILE_BYTES_MAX};
 
 use crate::error::{Error, Incomplete, Problem};
 use crate::identity::Identity;
@@ -60,7 +61,7 @@ impl Registry {
     /// [`Error::File`] if it can't be read, [`Error::Text`] if it is not such a file.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+        let text = files::read_text(path, FILE_BYTES_MAX).map_err(|source| Error::File {
             doing: "reading the registry's credentials",
             path: path.to_owned(),
             source,

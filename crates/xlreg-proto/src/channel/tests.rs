@@ -90,6 +90,31 @@ fn rubbish_is_bounded_and_never_a_message_before_that() {
     }
 }
 
+/// Seals whole blocks as they are, without padding, the way a hostile peer would.
+fn seal_raw(blocks: &[u8]) -> Vec<u8> {
+    let mut sealed = seal_once(&KEY, IV, blocks);
+    sealed.truncate(blocks.len());
+    sealed
+}
+
+/// What a hostile peer can do so that its bytes look like a message at each block. The work must
+/// stay in proportion to the bytes.
+#[test]
+fn what_looks_like_a_message_at_every_block_is_looked_at_once() {
+    let blocks = MESSAGE_BYTES_MAX / BLOCK_BYTES - 1;
+    // Valid padding, before which a field is cut short: each field is walked over once.
+    let cut_short = [[0xaa, 0x01, 0x00].repeat(4), vec![0x9a, 0x01, 0x01, 0x01]].concat();
+    // Whole fields before valid padding, but no UTF-8 in a string: decoding is tried a few times.
+    let no_text = [vec![0x72, 0x06], vec![0xff; 6], vec![0x08; 8]].concat();
+    for (block, failures) in [(cut_short, 0), (no_text, DECODE_FAILURES_MAX)] {
+        let (_, mut opener) = pair(Dialect::V1_8);
+        opener.push(&seal_raw(&block.repeat(blocks)));
+        assert!(matches!(opener.next_message(), Ok(None)));
+        assert_eq!(opener.failures, failures);
+        assert!(opener.fields >= (blocks - 1) * BLOCK_BYTES, "walked as far as there are fields");
+    }
+}
+
 #[test]
 fn sealed_length_is_as_told() {
     for dialect in DIALECTS {

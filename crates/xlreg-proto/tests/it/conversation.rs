@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use xlreg_core::registry::{Registry, decide};
 use xlreg_core::{ClusterId, ClusterKey, Command, Member, NodeId, Outcome, Refusal, Version, View};
 use xlreg_proto::keys::PrivateKey;
-use xlreg_proto::message::{Claim, Reply, Request};
+use xlreg_proto::message::{Claim, Reply, Request, Room};
 use xlreg_proto::session::{Identity, Session, Step};
 use xlreg_proto::wire::{Tag, Token, XlRegMsg};
 
@@ -29,13 +29,15 @@ fn claim(name: &str, id: Option<NodeId>) -> Claim {
 struct World {
     registry: Registry,
     identity: Arc<Identity>,
+    /// Bytes that a segment of the path carries.
+    segment: usize,
 }
 
 impl World {
     fn new() -> Self {
         let entry = Arc::new(member("xlReg", 250));
         let identity = Arc::new(Identity { version: Version::CURRENT, entry });
-        let mut world = Self { registry: Registry::default(), identity };
+        let mut world = Self { registry: Registry::default(), identity, segment: BYTES_MAX };
         for (name, fresh) in [("alpha", 1), ("full", 2), ("half", 3)] {
             let command = Command::Create {
                 name: name.parse().unwrap(),
@@ -74,7 +76,7 @@ impl World {
             Step::Show(showing) => {
                 let found = self.registry.find(showing.cluster());
                 let found = found.as_deref().map_err(|refusal| *refusal);
-                self.settle(showing.shown(found, BYTES_MAX))
+                self.settle(showing.shown(found, self.segment, BYTES_MAX))
             }
         }
     }
@@ -302,15 +304,66 @@ fn a_lookup_is_held_only_for_members_who_may_still_come() {
 }
 
 #[test]
-fn a_reply_holds_as_many_members_as_fit_and_at_least_one() {
+fn a_reply_holds_as_many_members_as_there_is_room_for() {
     let world = World::new();
     let cluster = world.registry.find(&named("full")).unwrap();
-    for (bytes_max, expected) in [(0, 0b01), (900, 0b01), (2000, 0b11)] {
-        let Reply::Members { which, entries, .. } = Reply::members(&cluster, u64::MAX, bytes_max)
-        else {
+    for (segment, message, entries_min, expected) in [
+        (0, 0, 1, 0b01),
+        (900, BYTES_MAX, 1, 0b01),
+        (900, BYTES_MAX, 2, 0b11),
+        (900, 900, 2, 0b01),
+        (2000, BYTES_MAX, 1, 0b11),
+    ] {
+        let room = Room { segment, message, entries_min };
+        let Reply::Members { which, entries, .. } = Reply::members(&cluster, u64::MAX, room) else {
             panic!("members");
         };
-        assert_eq!(which, expected, "{bytes_max} bytes");
+        assert_eq!(which, expected, "{room:?}");
         assert_eq!(entries.len(), which.count_ones() as usize);
     }
+}
+
+/// A deployed client asks 32 times for whoever is missing, and takes what it has then for all. It
+/// must have all, over loopback and over Ethernet, whether the others came before it or one by one.
+#[test]
+fn sixty_four_members_form_within_a_deployed_clients_lookups() {
+    for segment in [700, 1_400, BYTES_MAX] {
+        for there_at_first in [1, 20, 63, 64] {
+            let have = fetch_as_deployed(segment, there_at_first);
+            assert_eq!(have.count_ones(), 64, "{segment} bytes, {there_at_first} at first");
+        }
+    }
+}
+
+/// What such a client ends up with, in a cluster of 64 whose other members come one by one as soon
+/// as it waits for them.
+fn fetch_as_deployed(segment: usize, there_at_first: usize) -> u64 {
+    let mut world = World { segment, ..World::new() };
+    let name = "large".parse().unwrap();
+    let fresh = ClusterId::from_bytes([64; 20]);
+    let create = Command::Create { name, attrs: 0, size: 64, endpoint_count: 1, fresh };
+    world.run(&create).unwrap();
+    let come = |world: &mut World, n: usize| {
+        let member = Arc::new(member(&format!("m{n}"), n as u8));
+        world.run(&Command::Join { cluster: named("large"), member }).unwrap();
+    };
+    (0..there_at_first).for_each(|n| come(&mut world, n));
+    let (mut next, mut have) = (there_at_first, 0u64);
+    let mut session = world.session_in("known");
+    for _ in 0..32 {
+        let Step::Show(showing) = session.step(get(Some("large"), Some(!have)), || [0; 20]) else {
+            panic!("a lookup");
+        };
+        while !showing.is_ready(&world.registry.find(showing.cluster()).unwrap()) {
+            come(&mut world, next);
+            next += 1;
+        }
+        let (after, reply, _) = world.settle(Step::Show(showing));
+        let Reply::Members { which, .. } = reply else { panic!("members") };
+        (session, have) = (after.unwrap(), have | which);
+        if have == u64::MAX {
+            break;
+        }
+    }
+    have
 }
