@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use xlreg::{Credentials, Error, Registry, Version};
+use xlreg::{Credentials, Registry, Version};
 use xlreg_proto::text;
 
 use crate::exit::{Code, Ending};
@@ -32,8 +32,11 @@ pub(crate) struct CheckArgs {
     #[command(flatten)]
     file: FileArgs,
     /// Check the file alone; don't connect
-    #[arg(long)]
+    #[arg(long, conflicts_with = "identify")]
     offline: bool,
+    /// Ask the server for its sig key, too. Not of an original server: it may end over the question
+    #[arg(long)]
+    identify: bool,
 }
 
 pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
@@ -76,47 +79,40 @@ fn show(args: &FileArgs) -> anyhow::Result<Code> {
 
 fn check(args: &CheckArgs) -> anyhow::Result<Code> {
     let registry = Registry::open(&args.file.file)?;
-    let found = if args.offline { None } else { Some(crate::block_on(ask(&registry))?) };
+    let version = match (args.offline, args.identify) {
+        (true, _) => None,
+        (false, false) => Some(crate::block_on(async { Ok(registry.greet().await?) })?),
+        (false, true) => Some(crate::block_on(identify(&registry))?),
+    };
     let json = json!({
         "sound": true,
-        "reached": found.is_some(),
-        "version": found.as_ref().and_then(|found| found.version).map(|version| version.to_string()),
+        "reached": version.is_some(),
+        "version": version.map(|version| version.to_string()),
+        "identified": args.identify,
     });
-    args.file.output.print(&json, || match found {
-        None => "the file is sound; the server was not asked".to_owned(),
-        Some(Found { version: None }) => {
-            "the file is sound, and the server holds the comms key; an original server, it tells no more"
-                .to_owned()
+    args.file.output.print(&json, || match (version, args.identify) {
+        (None, _) => "the file is sound; the server was not asked".to_owned(),
+        (Some(version), false) => {
+            format!("the file is sound, and the server holds its comms key (version {version})")
         }
-        Some(Found { version: Some(version) }) => {
-            format!("the file is sound, and the server is the registry it describes, version {version}")
+        (Some(version), true) => {
+            format!(
+                "the file is sound, and the server is the registry it describes (version {version})"
+            )
         }
     })?;
     Ok(Code::Done)
 }
 
-/// What a server answered; the version is missing if it knows no such question.
-struct Found {
-    version: Option<Version>,
-}
-
-/// Asks the server who it is. That it can answer at all proves that it holds the comms key.
-async fn ask(registry: &Registry) -> anyhow::Result<Found> {
-    let credentials = registry.credentials();
-    match registry.describe().await {
-        Ok((version, entry)) if entry.sig_key == credentials.sig_key => {
-            Ok(Found { version: Some(version) })
-        }
-        Ok(_) => {
-            let message = "the server holds the comms key of these credentials, but calls another \
-                           sig key its own: they are forged or out of date";
-            Err(Ending::new(Code::Conflict, message).into())
-        }
-        // Original servers refuse the question, or hang up over it, but not before the hello.
-        Err(Error::Refused { .. }) => Ok(Found { version: None }),
-        Err(Error::Lost { request, .. }) if request != "the hello" => Ok(Found { version: None }),
-        Err(error) => Err(error.into()),
+/// Asks the server who it is, and compares.
+async fn identify(registry: &Registry) -> anyhow::Result<Version> {
+    let (version, entry) = registry.describe().await?;
+    if entry.sig_key != registry.credentials().sig_key {
+        let message = "the server holds the comms key of these credentials, but calls another \
+                       sig key its own: they are forged or out of date";
+        return Err(Ending::new(Code::Conflict, message).into());
     }
+    Ok(version)
 }
 
 fn endpoints(credentials: &Credentials) -> Vec<String> {

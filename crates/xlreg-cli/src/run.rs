@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use xlreg::{Credentials, Identity, Membership, Name, NewCluster, Registry, Roster, Version};
 use xlreg_core::limits::Limits;
@@ -45,7 +45,7 @@ pub(crate) struct Args {
     /// How many members: 2 to 64
     #[arg(short = 'n', long = "members", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
     members: u32,
-    /// How long the cluster may take to form
+    /// How long the members may take to meet, once their keys are made
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
     timeout: Duration,
     /// The program, and its arguments; each finds its place and the roster in XLREG_* variables
@@ -111,18 +111,15 @@ async fn form(args: &Args, scratch: &TempDir) -> anyhow::Result<Vec<Ready>> {
     let (throw_away, seats) =
         tokio::try_join!(ThrowAway::start(scratch.path()), seats(args.members, scratch.path()))?;
     let registry = Registry::new(throw_away.credentials.clone());
-    let cluster = unique_name()?;
-    let new = NewCluster { name: cluster.clone(), size: args.members, endpoint_count: 1, attrs: 1 };
-    let first = seats.first().expect("at least two members");
-    registry.create(&first.identity, &new).await?;
-
-    // One after another, so that member_0 has rank 0 and so on; the wait then is for all at once.
+    let by = Instant::now() + args.timeout;
+    let members = timeout_at(by, join_all(&registry, seats)).await.map_err(|_| {
+        let message = format!("the members have not joined within {:?}", args.timeout);
+        Ending::new(Code::Incomplete, message)
+    })??;
     let mut waiting = JoinSet::new();
-    for seat in seats {
-        let endpoint = seat.port.local_addr()?.to_string().parse().context("a bound address")?;
-        let key = xlreg::ClusterKey::Name(cluster.clone());
-        let membership = registry.join(&seat.identity, &key, vec![endpoint]).await?;
-        waiting.spawn(wait(seat, membership, registry.clone(), args.timeout));
+    for (seat, membership) in members {
+        let rest = by.saturating_duration_since(Instant::now());
+        waiting.spawn(wait(seat, membership, registry.clone(), rest));
     }
     let mut ready = Vec::new();
     while let Some(waited) = waiting.join_next().await {
@@ -131,6 +128,27 @@ async fn form(args: &Args, scratch: &TempDir) -> anyhow::Result<Vec<Ready>> {
     ready.sort_by_key(|member: &Ready| member.rank);
     throw_away.finish().await;
     Ok(ready)
+}
+
+/// Makes the cluster, and all of them its members: one after another, so that member_0 has rank 0
+/// and so on.
+async fn join_all(
+    registry: &Registry,
+    seats: Vec<Seat>,
+) -> anyhow::Result<Vec<(Seat, Membership)>> {
+    let cluster = unique_name()?;
+    let size = u32::try_from(seats.len()).context("at most 64 members")?;
+    let new = NewCluster { name: cluster.clone(), size, endpoint_count: 1, attrs: 1 };
+    let first = seats.first().context("at least two members")?;
+    registry.create(&first.identity, &new).await?;
+    let key = xlreg::ClusterKey::Name(cluster);
+    let mut members = Vec::new();
+    for seat in seats {
+        let endpoint = seat.port.local_addr()?.to_string().parse().context("a bound address")?;
+        let membership = registry.join(&seat.identity, &key, vec![endpoint]).await?;
+        members.push((seat, membership));
+    }
+    Ok(members)
 }
 
 /// One member's wait for the others.

@@ -140,8 +140,9 @@ impl Identity {
                 return Err(IdentityError::File { doing: "reading", path, source });
             }
         };
+        let node = NodeFile::parse(&text)
+            .map_err(|source| IdentityError::Text { path: path.clone(), source })?;
         refuse_exposed(&path)?;
-        let node = NodeFile::parse(&text).map_err(|source| IdentityError::Text { path, source })?;
         let name = node.name.clone();
         Ok(Self { node: Arc::new(node), name, dir: Some(dir.to_owned()) })
     }

@@ -33,15 +33,15 @@ pub const KEY_BITS: usize = 2048;
 /// Bits of the smallest key a stranger may bring: what deployed nodes may still hold.
 pub const KEY_BITS_MIN: usize = 1024;
 
-/// Bits of the largest key a stranger may bring: verifying with a larger one costs the registry
-/// more than a session is worth.
-pub const KEY_BITS_MAX: usize = 8192;
+/// Bits of the largest key a stranger may bring: verifying with it costs some four times what 2048
+/// bits do, still a fraction of opening a hello, and so needs no place in the pool for that.
+pub const KEY_BITS_MAX: usize = 4096;
 
 /// Bits of the smallest key that can open and seal hellos: AWS-LC's own floor for encryption.
 pub const COMMS_KEY_BITS_MIN: usize = 2048;
 
-/// Bytes of a public exponent: AWS-LC takes at most 33 bits, and all real keys have 65537 or 3.
-const EXPONENT_BYTES_MAX: usize = 4;
+/// Bytes of a public exponent: all real keys have 65537 or less, and each bit more is work.
+const EXPONENT_BYTES_MAX: usize = 3;
 
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
@@ -217,7 +217,7 @@ impl SealingKey {
     }
 }
 
-/// An RSA private key of our own: 2048 to 8192 bits. Its memory is wiped when it is dropped.
+/// An RSA private key of our own: 2048 to 4096 bits. Its memory is wiped when it is dropped.
 pub struct PrivateKey {
     opening: OaepPrivateDecryptingKey,
     pkcs1: Zeroizing<Vec<u8>>,
@@ -354,8 +354,8 @@ mod tests {
     fn only_keys_that_could_work_are_taken() {
         let f4 = [1, 0, 1];
         assert!(public_key(&spki(1024, 1, &f4)).is_ok());
-        assert!(public_key(&spki(8192, 1, &f4)).is_ok());
-        let sizes = [(512, KEY_BITS_MIN), (1016, KEY_BITS_MIN), (8200, KEY_BITS_MIN)];
+        assert!(public_key(&spki(4096, 1, &f4)).is_ok());
+        let sizes = [(512, KEY_BITS_MIN), (1016, KEY_BITS_MIN), (4104, KEY_BITS_MIN)];
         for (bits, min) in sizes {
             assert_eq!(public_key(&spki(bits, 1, &f4)), Err(KeyError::Size { bits, min }));
         }
@@ -363,7 +363,7 @@ mod tests {
             spki(2048, 2, &f4),
             spki(2048, 1, &[1]),
             spki(2048, 1, &[2]),
-            spki(2048, 1, &[0xFF; 5]),
+            spki(2048, 1, &[0xFF; 4]),
         ] {
             assert!(matches!(public_key(&impossible), Err(KeyError::Impossible { .. })));
         }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, error::Elapsed, timeout_at};
 use tokio_util::sync::CancellationToken;
-use xlreg_core::{Cluster, Member, Refusal};
+use xlreg_core::{Cluster, Member, Outcome, Refusal};
 use xlreg_proto::channel::{Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
 use xlreg_proto::hello::{HelloError, Secrets};
 use xlreg_proto::keys::random;
@@ -44,6 +44,9 @@ pub(crate) struct Story {
     pub(crate) member: Option<Arc<Member>>,
     /// Requests answered.
     pub(crate) requests: u32,
+    /// What it created or joined, and with which rank.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) rank: Option<usize>,
 }
 
 /// Why a connection closed.
@@ -140,7 +143,6 @@ impl<S: Transport> Connection<S> {
             let message = self.read_message(&mut channel).await?;
             let step = session.receive(message, random);
             session = self.carry_out(step, &mut channel).await?;
-            self.story.requests += 1;
             if self.story.member.is_none() {
                 self.story.member = session.member().cloned();
             }
@@ -165,8 +167,10 @@ impl<S: Transport> Connection<S> {
                     return Err(Closed::Ended(end));
                 }
                 Step::Apply(applying, command) => {
-                    let result = self.shared.engine.apply(command).await;
-                    applying.applied(refusal_only(result)?)
+                    let applied = self.shared.engine.apply(command);
+                    let result = refusal_only(self.in_time(applied).await?)?;
+                    self.note(&result);
+                    applying.applied(result)
                 }
                 Step::Show(showing) => {
                     let found = self.find(&showing).await?;
@@ -179,10 +183,29 @@ impl<S: Transport> Connection<S> {
         }
     }
 
+    /// Waits for the engine, but not for longer than the session may last. What it does goes on.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Closed> {
+        let by = self.deadline("answer from the store", self.shared.bounds.session);
+        timeout_at(by.at, answer).await.map_err(|late| by.missed(late))
+    }
+
+    /// Remembers for the log what has changed.
+    fn note(&mut self, result: &Result<Outcome, Refusal>) {
+        match result {
+            Ok(Outcome::Joined { cluster, rank }) => {
+                self.story.cluster = Some(Arc::clone(cluster));
+                self.story.rank = Some(*rank);
+            }
+            Ok(Outcome::Created(cluster)) => self.story.cluster = Some(Arc::clone(cluster)),
+            Ok(Outcome::Registered(_)) | Err(_) => {}
+        }
+    }
+
     /// The cluster a lookup asks for: now, or held until there is news, the bound has passed, or
     /// the server stops.
     async fn find(&self, showing: &Showing) -> Result<Result<Arc<Cluster>, Refusal>, Closed> {
-        let found = refusal_only(self.shared.engine.find(showing.cluster()).await)?;
+        let found = self.shared.engine.find(showing.cluster());
+        let found = refusal_only(self.in_time(found).await?)?;
         let hold = self.shared.bounds.hold;
         let cluster = match found {
             Ok(cluster) if !hold.is_zero() && !showing.is_ready(&cluster) => cluster,
@@ -249,7 +272,9 @@ impl<S: Transport> Connection<S> {
 
     async fn send(&mut self, reply: &Reply, channel: &mut Channel) -> Result<(), Closed> {
         let sealed = channel.sealer.seal(&reply.encode(), random);
-        self.write(&sealed).await
+        self.write(&sealed).await?;
+        self.story.requests += 1;
+        Ok(())
     }
 
     /// In one piece, for clients that take one read as a message.

@@ -197,25 +197,31 @@ impl Counters {
 
 /// A session's story in a line, at the level of who should care.
 fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed) {
-    let Story { dialect, member, requests } = story;
+    let Story { dialect, member, requests, cluster, rank } = story;
     let dialect = dialect.map(display);
     let name = member.as_ref().map(|member| display(&member.name));
     let id = member.as_ref().map(|member| display(member.id));
+    let cluster = cluster.as_ref().map(|cluster| display(&cluster.name));
+    let changed = cluster.is_some();
     // A macro, since the level must be known where the event is.
     macro_rules! story {
         ($level:ident) => {
-            $level!(session = number, %peer, dialect, name, id, requests, "session over: {closed}")
+            $level!(
+                session = number, %peer, dialect, name, id, cluster, rank, requests,
+                "session over: {closed}"
+            )
         };
     }
     match closed {
         Closed::Store(_) => story!(warn),
-        // Nobody need know of these, or every port scan would fill the log.
-        Closed::Ended(End::Bye) | Closed::HungUp | Closed::Broken(_) | Closed::Stopping => {
+        // Nobody need know of these, or every port scan would fill the log; unless there is
+        // something to know.
+        Closed::Ended(End::Bye) | Closed::HungUp | Closed::Broken(_) | Closed::Stopping
+            if !changed =>
+        {
             story!(debug);
         }
-        Closed::Ended(_) | Closed::Late { .. } | Closed::Hello(_) | Closed::TooLong(_) => {
-            story!(info);
-        }
+        _ => story!(info),
     }
 }
 

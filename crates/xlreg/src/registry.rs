@@ -98,7 +98,20 @@ impl Registry {
         self.dialect
     }
 
-    /// Asks the registry who it is. Original servers don't know this question and hang up.
+    /// Says hello and goodbye, and returns the server's version. That it can answer proves that it
+    /// holds the comms key of these credentials.
+    ///
+    /// # Errors
+    /// One of the network's kinds.
+    pub async fn greet(&self) -> Result<Version, Error> {
+        let link = Link::open(&self.credentials, self.dialect).await?;
+        let version = link.version;
+        link.bye().await;
+        Ok(version)
+    }
+
+    /// Asks the registry who it is. **Only for servers of this project**: the originals define this
+    /// question and never ask it, and one that has no handler for a message may end over it.
     ///
     /// # Errors
     /// Any of [`Error`]'s kinds that concern the network, or [`Error::Refused`].

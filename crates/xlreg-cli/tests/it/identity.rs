@@ -63,7 +63,13 @@ fn credentials_are_shown_and_checked_against_their_server() {
 
     world.run(&["cred", "check", file]).expect(0).prints(&["sound", "version 1.9.24"]);
     let json = world.ask(&server, &["cred", "check", "--output", "json"]).expect(0).json();
-    assert_eq!(json, serde_json::json!({ "sound": true, "reached": true, "version": "1.9.24" }));
+    let mut expected = serde_json::json!({
+        "sound": true, "reached": true, "version": "1.9.24", "identified": false
+    });
+    assert_eq!(json, expected);
+    let args = ["cred", "check", "--identify", "--output", "json"];
+    expected["identified"] = true.into();
+    assert_eq!(world.ask(&server, &args).expect(0).json(), expected);
 
     // Another registry's keys at this one's address.
     let other = world.serve(&["--listen", "127.0.0.1:0", "--data", "other"]);
@@ -84,7 +90,7 @@ fn credentials_are_shown_and_checked_against_their_server() {
     };
     let own = fs::read_to_string(file).unwrap();
     fs::write(world.path("work/mixed"), own.replace(&sig(&own), &sig(&text))).unwrap();
-    world.run(&["cred", "check", "mixed"]).expect(8).says(&["another sig key"]);
+    world.run(&["cred", "check", "mixed", "--identify"]).expect(8).says(&["another sig key"]);
 
     let address = server.address.to_string();
     let file = file.to_owned();

@@ -237,6 +237,8 @@ fn damaged_and_newer_files_are_refused_with_advice_and_left_alone() {
     start().expect(1).says(&["not its keys", "node.config is missing"]);
     assert!(!node.exists());
     fs::write(&node, &good_node).unwrap();
+    start().expect(1).says(&["others may read it", "chmod 600"]);
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(&db).unwrap();
     start().expect(1).says(&["not its memory", "registry.db is missing"]);
     assert!(!db.exists());

@@ -94,7 +94,7 @@ fn every_subcommand_has_help_with_what_it_takes() {
         ("id show", &["XLREG_IDENTITY"]),
         ("cred", &["show", "check"]),
         ("cred show", &["XLREG_REGISTRY"]),
-        ("cred check", &["--offline"]),
+        ("cred check", &["--offline", "--identify"]),
         ("completions", &["bash", "zsh", "fish"]),
         ("man", &["DIR"]),
     ] {

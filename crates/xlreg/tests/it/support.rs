@@ -14,6 +14,7 @@ use xlreg::{
 };
 use xlreg_core::Command;
 use xlreg_core::limits::Limits;
+use xlreg_node::files::{self, Mode};
 use xlreg_proto::keys::{PrivateKey, random};
 use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{FileId, NodeFile};
@@ -155,7 +156,7 @@ pub(crate) async fn identity_of(text: &str, id: NodeId, key: &Arc<PrivateKey>) -
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(NODE_FILE);
     std::fs::create_dir(path.parent().unwrap()).unwrap();
-    std::fs::write(path, node.to_text().as_bytes()).unwrap();
+    files::create(&path, node.to_text().as_bytes(), Mode::Private).unwrap();
     Identity::load(dir.path()).await.unwrap()
 }
 
