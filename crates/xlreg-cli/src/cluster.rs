@@ -26,6 +26,7 @@ pub(crate) enum Command {
   xlreg cluster create alpha --size 3 --registry /var/lib/xlreg/regCred.dat")]
 pub(crate) struct CreateArgs {
     /// Its name: a letter or '_', then letters, digits and '_'
+    #[arg(value_parser = new_name)]
     name: Name,
     /// How many members it is for: 2 to 64
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
@@ -68,6 +69,14 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::Create(args) => crate::block_on(create(args)),
         Command::Show(args) => crate::block_on(show(args)),
         Command::Wait(args) => crate::block_on(wait(args)),
+    }
+}
+
+/// A name that nobody could take for an ID.
+fn new_name(text: &str) -> Result<Name, String> {
+    match cluster_key(text)? {
+        ClusterKey::Name(name) => Ok(name),
+        ClusterKey::Id(_) => Err("40 hex digits are taken for a cluster's ID".to_owned()),
     }
 }
 

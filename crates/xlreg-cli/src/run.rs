@@ -5,6 +5,7 @@
 //! when they are.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -13,14 +14,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use xlreg::{Credentials, Identity, Membership, Name, NewCluster, Registry, Roster, Version};
+use xlreg::{
+    Credentials, Error, Identity, Membership, Name, NewCluster, Registry, Roster, Version,
+};
 use xlreg_core::limits::Limits;
 use xlreg_proto::keys::random;
 use xlreg_server::{Config, Home, Report, Server};
@@ -77,29 +80,50 @@ struct Ready {
 }
 
 pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
+    let (program, _) = args.command.split_first().context("no program")?;
+    refuse_missing(program)?;
+    let scratch = tempfile::Builder::new().prefix("xlreg-run-").tempdir()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(args))
+    let ended = runtime.block_on(run(args, scratch.path()));
+    // Keys may still be in the making; only when the runtime has ended will nobody write any more.
+    drop(runtime);
+    scratch.close().context("removing the cluster's directory")?;
+    ended
 }
 
-async fn run(args: &Args) -> anyhow::Result<Code> {
-    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+/// Finds out before keys are made, which takes seconds for many members, that there is nothing to
+/// start.
+fn refuse_missing(program: &str) -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = if program.contains('/') {
+        Path::new(program).exists()
+    } else {
+        std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    };
+    if found {
+        return Ok(());
+    }
+    let message =
+        format!("cannot start {program}: not found; give its path, or a name on your PATH");
+    Err(Ending::new(Code::Failed, message).into())
+}
+
+async fn run(args: &Args, scratch: &Path) -> anyhow::Result<Code> {
     let stop = CancellationToken::new();
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = int.recv() => {}
-            _ = term.recv() => {}
-        }
-        asked.cancel();
-    });
-    let scratch = tempfile::Builder::new().prefix("xlreg-run-").tempdir()?;
+    // A terminal that is closed hangs up, and must not leave the programs behind either.
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, stop) = (signal(kind)?, stop.clone());
+        tokio::spawn(async move {
+            if signals.recv().await.is_some() {
+                stop.cancel();
+            }
+        });
+    }
     let ready = tokio::select! {
-        formed = form(args, &scratch) => formed?,
+        formed = form(args, scratch) => formed?,
         () = stop.cancelled() => return Err(interrupted().into()),
     };
-    let code = supervise(&args.command, ready, &stop).await?;
-    scratch.close().context("removing the cluster's directory")?;
-    Ok(code)
+    supervise(&args.command, ready, &stop).await
 }
 
 fn interrupted() -> Ending {
@@ -107,9 +131,9 @@ fn interrupted() -> Ending {
 }
 
 /// Everything up to the barrier: when this returns, every member holds the whole roster.
-async fn form(args: &Args, scratch: &TempDir) -> anyhow::Result<Vec<Ready>> {
+async fn form(args: &Args, scratch: &Path) -> anyhow::Result<Vec<Ready>> {
     let (throw_away, seats) =
-        tokio::try_join!(ThrowAway::start(scratch.path()), seats(args.members, scratch.path()))?;
+        tokio::try_join!(ThrowAway::start(scratch), seats(args.members, scratch))?;
     let registry = Registry::new(throw_away.credentials.clone());
     let by = Instant::now() + args.timeout;
     let members = timeout_at(by, join_all(&registry, seats)).await.map_err(|_| {
@@ -158,7 +182,14 @@ async fn wait(
     registry: Registry,
     at_most: Duration,
 ) -> anyhow::Result<Ready> {
-    let roster = membership.wait(at_most).await?;
+    let roster = match membership.wait(at_most).await {
+        // Not the library's error, whose hint is about places that are kept: here, none is.
+        Err(Error::Incomplete(incomplete)) => {
+            let message = format!("{incomplete}; allow more with --timeout");
+            return Err(Ending::new(Code::Incomplete, message).into());
+        }
+        waited => waited?,
+    };
     membership.close().await;
     let rank = roster
         .rank_of_key(seat.identity.sig_key(), seat.identity.name())
@@ -175,11 +206,18 @@ fn unique_name() -> anyhow::Result<Name> {
 
 /// Identities and ports for all members; keys are made on all cores.
 async fn seats(members: u32, scratch: &Path) -> anyhow::Result<Vec<Seat>> {
+    // No more at once than there are cores, so that an interrupted run has few to wait for.
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let turns = Arc::new(Semaphore::new(cores));
     let mut making = Vec::new();
     for rank in 0..members {
         let name: Name = format!("member_{rank}").parse().context("a generated name")?;
         let dir = scratch.join(name.as_str());
-        let identity = tokio::spawn(Identity::create(dir.clone(), name));
+        let (turns, path) = (Arc::clone(&turns), dir.clone());
+        let identity = tokio::spawn(async move {
+            let _turn = turns.acquire_owned().await;
+            Identity::create(path, name).await
+        });
         let port = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         making.push((identity, port, dir));
     }

@@ -50,10 +50,10 @@ impl LocalEngine {
         Ok(Self { shared, queue })
     }
 
-    /// Whether `dir` holds a registry's memory, usable or not.
+    /// Whether `dir` holds a registry's memory, or any part of it, usable or not.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {
-        dir.join(DATABASE).exists()
+        dir.join(DATABASE).exists() || dir.join(format!("{DATABASE}-wal")).exists()
     }
 
     async fn run(&self, command: Command) -> Result<Outcome, ApplyError> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -120,6 +121,26 @@ fn what_a_program_leaves_behind_goes_with_it() {
 fn a_program_that_does_not_exist_is_named() {
     let world = World::new();
     let done = world.run(&["run", "-n", "2", "--", "no-such-program"]);
-    done.expect(1).says(&["cannot start no-such-program for member_0: No such file", "PATH"]);
+    done.expect(1).says(&["cannot start no-such-program: not found", "PATH"]);
+    let done = world.run(&["run", "-n", "2", "--", "/"]);
+    done.expect(1).says(&["cannot start / for member_0"]);
     assert_eq!(world.list("tmp"), [""; 0]);
+}
+
+/// Keys are in the making then, each of which would bring its directory back.
+#[test]
+fn an_interrupted_start_leaves_no_keys_behind() {
+    let world = World::new();
+    for signal in [Signal::SIGINT, Signal::SIGHUP] {
+        let running = world.start(&["run", "-n", "24", "--", "true"]);
+        let begun = Instant::now();
+        let member = |run: &String| !world.list(&format!("tmp/{run}")).is_empty();
+        while !world.list("tmp").iter().any(member) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "no member's directory appears");
+            std::thread::yield_now();
+        }
+        running.signal(signal);
+        running.finish().expect(130).says(&["interrupted"]);
+        assert_eq!(world.list("tmp"), [""; 0]);
+    }
 }

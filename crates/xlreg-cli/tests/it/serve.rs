@@ -240,6 +240,9 @@ fn damaged_and_newer_files_are_refused_with_advice_and_left_alone() {
     start().expect(1).says(&["others may read it", "chmod 600"]);
     fs::set_permissions(&node, fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(&db).unwrap();
+    fs::write(dir.join("registry.db-wal"), "").unwrap();
+    start().expect(1).says(&["its log", "Put the database back"]);
+    fs::remove_file(dir.join("registry.db-wal")).unwrap();
     start().expect(1).says(&["not its memory", "registry.db is missing"]);
     assert!(!db.exists());
     fs::write(&db, &good_db).unwrap();
