@@ -102,6 +102,10 @@ pub struct Decision {
 }
 
 /// Why the registry says no. The session that asked ends; nothing has changed.
+///
+/// **What each displays is what goes over the wire**, and what clients read a refusal from. The
+/// first six are the exact strings that deployed clients know; for the others the originals have
+/// none, as they never refuse so.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
     /// The ID belongs to another key.

@@ -390,25 +390,9 @@ impl Room {
 }
 
 impl From<Refusal> for Reply {
-    /// The one place where a refusal becomes the wire's text.
-    ///
-    /// The first six are the exact strings that deployed clients know; for the others the
-    /// originals have none, as they never refuse so.
+    /// A refusal says the same to everybody: its own text is the wire's.
     fn from(refusal: Refusal) -> Self {
-        let text = match refusal {
-            Refusal::IdInUse => "ID already in use",
-            Refusal::UnknownClusterId => "cannot find cluster with this ID",
-            Refusal::UnknownClusterName => "cannot find cluster with this name",
-            Refusal::MemberNameInUse => "cluster member name already in use",
-            Refusal::MemberIdInUse => "cluster member id already in use",
-            Refusal::NoEndpoint => "member must have at least one endPoint",
-            Refusal::TooFewEndpoints { .. } | Refusal::TooManyEndpoints { .. } => {
-                return Self::Error(refusal.to_string());
-            }
-            Refusal::ClusterFull { .. } => "cluster is full",
-            Refusal::RegistryFull => "registry is full",
-        };
-        Self::Error(text.to_owned())
+        Self::Error(refusal.to_string())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::load::Loader;
 use crate::{StoreError, folder, rows, schema};
 
 /// The database's file name.
-pub(crate) const DATABASE: &str = "registry.db";
+const DATABASE: &str = "registry.db";
 
 /// How long a commit waits for an operator's own write transaction on the same file, before it
 /// counts as failed.
@@ -46,8 +46,7 @@ impl Journal {
         limits: Limits,
     ) -> Result<(Self, Registry), StoreError> {
         let folder = folder::Folder::open(dir)?;
-        let path = dir.join(DATABASE);
-        let log = dir.join(format!("{DATABASE}-wal"));
+        let [path, log] = files(dir);
         if !exists(&path)? {
             if exists(&log)? {
                 return Err(StoreError::Missing { path, log });
@@ -142,6 +141,11 @@ impl Journal {
         // Only ever stat the file: closing any handle of ours on it would drop SQLite's locks.
         fs::metadata(&self.log).map_or(0, |log| log.len())
     }
+}
+
+/// The database in a directory, and its log, as SQLite names it.
+pub(crate) fn files(dir: &Path) -> [PathBuf; 2] {
+    [dir.join(DATABASE), dir.join(format!("{DATABASE}-wal"))]
 }
 
 fn exists(path: &Path) -> Result<bool, StoreError> {

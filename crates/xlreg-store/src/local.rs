@@ -10,7 +10,7 @@ use xlreg_core::limits::Limits;
 use xlreg_core::registry::{Counts, View};
 use xlreg_core::{Cluster, ClusterId, ClusterKey, Command, NodeId, Outcome, Registry};
 
-use crate::journal::{DATABASE, Journal};
+use crate::journal::{self, Journal};
 use crate::shared::{Phase, Shared};
 use crate::writer::Queue;
 use crate::{Answer, ApplyError, Engine, StoreError};
@@ -53,7 +53,7 @@ impl LocalEngine {
     /// Whether `dir` holds a registry's memory, or any part of it, usable or not.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {
-        dir.join(DATABASE).exists() || dir.join(format!("{DATABASE}-wal")).exists()
+        journal::files(dir).iter().any(|file| file.exists())
     }
 
     async fn run(&self, command: Command) -> Result<Outcome, ApplyError> {
