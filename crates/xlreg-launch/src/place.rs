@@ -1,0 +1,70 @@
+//! What a program is told: its own place and everybody's.
+
+use std::path::PathBuf;
+
+use xlreg_core::{ClusterId, Endpoint, Name, NodeId};
+
+/// The environment variables of an endpoint, its host and its port, by the endpoint's place.
+const OF_ENDPOINTS: [[&str; 3]; 2] = [
+    ["XLREG_ENDPOINT", "XLREG_HOST", "XLREG_PORT"],
+    ["XLREG_ENDPOINT1", "XLREG_HOST1", "XLREG_PORT1"],
+];
+
+/// One member, as programs are told of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its name.
+    pub name: Name,
+    /// Its ID.
+    pub id: NodeId,
+    /// Where it is reached: first by the other members, second by clients.
+    pub endpoints: Vec<Endpoint>,
+    /// Its own directory, absolute.
+    pub dir: PathBuf,
+}
+
+/// All members of a complete cluster; a member's index is its rank.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's ID.
+    pub cluster_id: ClusterId,
+    /// How many members it is for.
+    pub size: u32,
+    /// The members, by rank.
+    pub members: Vec<Place>,
+}
+
+impl Places {
+    /// The `XLREG_*` variables for the member at `rank`, as docs/operations/cli.md lists them, with
+    /// the roster in `roster_file`. Those without a value are to be removed: we may be a member's
+    /// program ourselves, and have that member's variables. None if nobody has that rank.
+    #[must_use]
+    pub fn variables(
+        &self,
+        rank: usize,
+        roster_file: &std::path::Path,
+    ) -> Option<Vec<(&'static str, Option<String>)>> {
+        let me = self.members.get(rank)?;
+        let mut variables = vec![
+            ("XLREG_NAME", Some(me.name.to_string())),
+            ("XLREG_ID", Some(me.id.to_string())),
+            ("XLREG_RANK", Some(rank.to_string())),
+            ("XLREG_SIZE", Some(self.size.to_string())),
+            ("XLREG_CLUSTER", Some(self.cluster.clone())),
+            ("XLREG_CLUSTER_ID", Some(self.cluster_id.to_string())),
+            ("XLREG_DIR", Some(me.dir.display().to_string())),
+            ("XLREG_ROSTER", Some(roster_file.display().to_string())),
+        ];
+        for (place, [whole, host, port]) in OF_ENDPOINTS.into_iter().enumerate() {
+            let endpoint = me.endpoints.get(place);
+            variables.extend([
+                (whole, endpoint.map(ToString::to_string)),
+                (host, endpoint.map(|endpoint| endpoint.host().to_owned())),
+                (port, endpoint.map(|endpoint| endpoint.port().to_string())),
+            ]);
+        }
+        Some(variables)
+    }
+}

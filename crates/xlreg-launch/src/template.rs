@@ -1,0 +1,1 @@
+//! The same in any shape: placeholders in arguments, variables and files.
