@@ -1,0 +1,117 @@
+//! What programs write, line by line, whatever they write.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes read at once, and the most that a line may have: what is longer comes in pieces.
+const LINE_BYTES_MAX: usize = 32 * 1024;
+
+/// Pieces of output on their way to whoever prints them. Programs that write faster than that wait,
+/// as they would for a slow terminal.
+pub const OUTPUT_QUEUE: usize = 64;
+
+/// How long to read on when a program has ended: what it left in the pipe comes at once, and the
+/// pipe stays open only if something of it escaped its process group.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Where a program wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Its standard output.
+    Stdout,
+    /// Its standard error.
+    Stderr,
+}
+
+/// One or more whole lines of one program.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The member.
+    pub rank: usize,
+    /// Where it wrote.
+    pub stream: Stream,
+    /// The lines, at most 32 KiB, each with its newline; but for the last of a program that ended
+    /// without one, and for pieces of a line that is longer.
+    pub text: Vec<u8>,
+}
+
+/// Reads a program's pipe to its end: until it is closed, or nothing more comes once the program
+/// has `ended`, or nobody wants it any more.
+pub(crate) async fn pump(
+    mut pipe: impl AsyncRead + Unpin,
+    rank: usize,
+    stream: Stream,
+    output: mpsc::Sender<Output>,
+    ended: CancellationToken,
+) {
+    let mut held = Vec::with_capacity(LINE_BYTES_MAX);
+    loop {
+        let room = LINE_BYTES_MAX - held.len();
+        let mut limited = (&mut pipe).take(room as u64);
+        let over = tokio::select! {
+            biased;
+            read = limited.read_buf(&mut held) => matches!(read, Ok(0) | Err(_)),
+            () = quiet(&ended) => true,
+        };
+        let whole = match held.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) if !over => last + 1,
+            None if !over && held.len() < LINE_BYTES_MAX => continue,
+            _ => held.len(),
+        };
+        let rest = held.split_off(whole);
+        let text = std::mem::replace(&mut held, rest);
+        if !text.is_empty() && output.send(Output { rank, stream, text }).await.is_err() {
+            return;
+        }
+        if over {
+            return;
+        }
+    }
+}
+
+async fn quiet(ended: &CancellationToken) {
+    ended.cancelled().await;
+    sleep(LAST_WORDS).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn pumped(pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut write, read) = tokio::io::duplex(100_000);
+        let (send, mut receive) = mpsc::channel(OUTPUT_QUEUE);
+        let pump = tokio::spawn(pump(read, 0, Stream::Stdout, send, CancellationToken::new()));
+        for piece in pieces {
+            write.write_all(piece).await.unwrap();
+        }
+        drop(write);
+        let mut texts = Vec::new();
+        while let Some(output) = receive.recv().await {
+            texts.push(output.text);
+        }
+        pump.await.unwrap();
+        texts
+    }
+
+    #[tokio::test]
+    async fn lines_come_whole_and_the_last_one_too() {
+        let texts = pumped(&[b"one\ntw", b"o\nthr", b"ee"]).await;
+        assert_eq!(texts.concat(), b"one\ntwo\nthree");
+        let (last, lines) = texts.split_last().unwrap();
+        assert!(lines.iter().all(|text| text.ends_with(b"\n")), "{texts:?}");
+        assert_eq!(last, b"three");
+    }
+
+    #[tokio::test]
+    async fn a_line_without_end_comes_in_pieces() {
+        let texts = pumped(&[&[b'x'; 70_000], b"\ny\n"]).await;
+        assert_eq!(texts.concat().len(), 70_003);
+        assert!(texts.iter().all(|text| text.len() <= LINE_BYTES_MAX));
+    }
+}

@@ -1,0 +1,119 @@
+//! Ports that are a member's from before anyone learns them until its program has ended.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use socket2::{Domain, Socket, Type};
+use xlreg_core::Endpoint;
+
+/// Connections that wait in a passed socket until the program accepts them. The kernel takes its
+/// own maximum if that is less.
+const BACKLOG: i32 = 4096;
+
+/// A bound TCP socket that does not listen: as long as it lives, the kernel gives its port to nobody
+/// who asks for any port. The program it is meant for binds the same port beside it.
+///
+/// That takes `SO_REUSEADDR` on the program's socket, which nearly every server sets (Go, Java,
+/// Node, Rust's standard library and Python's `asyncio` do it by themselves). For one that doesn't,
+/// drop this first.
+#[derive(Debug)]
+pub struct Port {
+    socket: Socket,
+    address: SocketAddr,
+}
+
+impl Port {
+    /// Takes `address`; port 0 stands for any free one.
+    ///
+    /// # Errors
+    /// What the operating system says: the port is taken, or the address is not this machine's.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        if address.port() != 0 {
+            // A connection of the last run may still linger in TIME_WAIT.
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&address.into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        // Only now: a free port must be one that nobody has, whatever its holder's settings.
+        socket.set_reuse_address(true)?;
+        Ok(Self { socket, address })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The same, as a member registers it.
+    #[must_use]
+    pub fn endpoint(&self) -> Endpoint {
+        self.address.to_string().parse().expect("an IP address and a port are an endpoint")
+    }
+
+    /// Makes it a listening socket, and returns a handle to pass on. From then on connections are
+    /// taken in, and wait until somebody accepts them.
+    ///
+    /// # Errors
+    /// What the operating system says: somebody else listens there by now.
+    pub fn listen(&self) -> io::Result<OwnedFd> {
+        self.socket.listen(BACKLOG)?;
+        self.socket.as_fd().try_clone_to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn any() -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+    }
+
+    #[test]
+    fn a_held_port_is_bound_by_the_program_it_is_for_again_and_again() {
+        let port = Port::bind(any()).unwrap();
+        for _ in 0..3 {
+            // The standard library sets SO_REUSEADDR, as servers do.
+            let listener = TcpListener::bind(port.address()).unwrap();
+            let client = TcpStream::connect(port.address()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            // Closed here first, so that this side is the one with a connection in TIME_WAIT.
+            drop(server);
+            drop(client);
+        }
+    }
+
+    #[test]
+    fn a_held_port_is_given_to_nobody_who_asks_for_any() {
+        let held: Vec<_> = (0..200).map(|_| Port::bind(any()).unwrap()).collect();
+        let others: Vec<_> = (0..2000).map(|_| Port::bind(any()).unwrap()).collect();
+        let listeners: Vec<_> = (0..2000).map(|_| TcpListener::bind(any()).unwrap()).collect();
+        let taken = others.iter().map(Port::address);
+        let taken = taken.chain(listeners.iter().map(|other| other.local_addr().unwrap()));
+        let mut ports: Vec<_> = held.iter().map(Port::address).chain(taken).collect();
+        let all = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), all, "a port was given twice");
+    }
+
+    #[test]
+    fn a_passed_socket_takes_connections_in_before_anybody_accepts() {
+        let port = Port::bind(any()).unwrap();
+        let passed = TcpListener::from(port.listen().unwrap());
+        let _client = TcpStream::connect(port.address()).unwrap();
+        assert!(passed.accept().is_ok());
+    }
+
+    #[test]
+    fn a_port_where_somebody_listens_is_refused() {
+        let taken = TcpListener::bind(any()).unwrap();
+        let error = Port::bind(taken.local_addr().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+}

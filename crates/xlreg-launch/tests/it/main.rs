@@ -1,0 +1,3 @@
+//! Real programs, started, watched and ended as users see it.
+
+mod programs;
