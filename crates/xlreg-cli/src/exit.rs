@@ -165,6 +165,7 @@ fn code_of(error: &Error) -> Code {
         Error::NoAnswer { .. } | Error::Incomplete(_) => Code::Incomplete,
         Error::Refused { reason, .. } => code_of_reason(reason),
         Error::MembersOnly { .. } => Code::Refused,
+        Error::Differs { .. } => Code::Conflict,
         Error::Identity(IdentityError::Exists { .. }) => Code::Conflict,
         Error::Identity(IdentityError::Missing { .. }) => Code::NotFound,
         Error::Protocol { .. }

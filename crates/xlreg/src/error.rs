@@ -92,6 +92,18 @@ pub enum Error {
         /// Its version.
         version: xlreg_core::Version,
     },
+    /// The name is another cluster's, or the registry will not have such a one.
+    #[error(
+        "there is a cluster {cluster} for {size} members with {endpoint_count} endpoint(s) each; choose another name, or that size"
+    )]
+    Differs {
+        /// The cluster's name.
+        cluster: Name,
+        /// How many members it is for.
+        size: u32,
+        /// How many endpoints each must bring.
+        endpoint_count: u32,
+    },
     /// A file that can't be read or written.
     #[error("{doing} {path}: {source}")]
     File {
@@ -133,6 +145,7 @@ impl Error {
             | Self::Incomplete(_)
             | Self::Protocol { .. }
             | Self::MembersOnly { .. }
+            | Self::Differs { .. }
             | Self::File { .. }
             | Self::Text { .. }
             | Self::Key(_)

@@ -24,6 +24,7 @@
 //! |---|---|
 //! | [`identity`] | a node's name, ID and keys, and the files they live in |
 //! | [`registry`] | a registry to talk to: create, join, wait, show |
+//! | [`forming`] | a whole cluster at once, for launchers and tests |
 //! | [`roster`] | who is in a cluster, complete or not yet |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
 //! | `link` | one connection, in either dialect |
@@ -35,12 +36,14 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod forming;
 pub mod identity;
 mod link;
 pub mod registry;
 pub mod roster;
 
 pub use error::{Error, Incomplete, Reason};
+pub use forming::Seat;
 pub use identity::Identity;
 pub use registry::{Membership, NewCluster, Registry};
 pub use roster::Roster;

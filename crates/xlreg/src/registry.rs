@@ -576,6 +576,6 @@ fn unexpected(request: &'static str, reply: &Reply) -> Error {
     protocol(request, Problem::Unexpected { got: reply.tag().as_str_name() })
 }
 
-fn absurd(request: &'static str, what: &'static str) -> Error {
+pub(crate) fn absurd(request: &'static str, what: &'static str) -> Error {
     protocol(request, Problem::Absurd(what))
 }
