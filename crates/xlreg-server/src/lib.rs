@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`config`] | every knob: its default, its unit, what it costs to turn it |
 //! | [`home`] | the data directory: who this registry is, and its credentials |
+//! | [`local`] | a registry within a program, for launchers and tests |
 //! | [`server`] | the listener: accept within limits, serve, drain |
 //! | `connection` | one client from its hello to its end |
 //! | [`pool`] | the threads that open hellos, and the bound on that work |
@@ -18,9 +19,11 @@
 pub mod config;
 mod connection;
 pub mod home;
+pub mod local;
 pub mod pool;
 pub mod server;
 
 pub use config::Config;
 pub use home::{Home, HomeError};
+pub use local::{LocalServer, LocalServerError};
 pub use server::{Report, Server};

@@ -1,0 +1,73 @@
+//! A registry within a program: for launchers, which need one for a moment, and for tests.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinHandle};
+use tokio_util::sync::CancellationToken;
+use xlreg_core::Version;
+use xlreg_proto::text::Credentials;
+use xlreg_store::Engine;
+
+use crate::config::Config;
+use crate::home::{Home, HomeError};
+use crate::server::{Report, Server};
+
+/// A registry that serves, on a free port of 127.0.0.1, as long as it is not stopped.
+#[derive(Debug)]
+pub struct LocalServer {
+    credentials: Credentials,
+    stop: CancellationToken,
+    server: JoinHandle<Report>,
+}
+
+/// A registry within a program that can't be started.
+#[derive(Debug, Error)]
+pub enum LocalServerError {
+    /// No port, or no thread.
+    #[error("starting a registry on 127.0.0.1: {0}")]
+    Io(#[from] io::Error),
+    /// It has no credentials.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+}
+
+impl LocalServer {
+    /// Starts the registry of `home`, which remembers with `engine`.
+    ///
+    /// # Errors
+    /// [`LocalServerError`] if the system grants no port or thread.
+    pub async fn start(home: &Home, engine: Arc<dyn Engine>) -> Result<Self, LocalServerError> {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;
+        let (key, identity) = (home.comms_key(), home.introduce(&credentials));
+        let server = Server::new(listener, engine, key, identity, Config::default().connections)?;
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server.run(stop.clone()));
+        Ok(Self { credentials, stop, server })
+    }
+
+    /// What it is known by.
+    #[must_use]
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Stops it, as a served registry stops: sessions come to their end first.
+    ///
+    /// # Errors
+    /// If it had ended by a panic.
+    pub async fn stop(mut self) -> Result<Report, JoinError> {
+        self.stop.cancel();
+        (&mut self.server).await
+    }
+}
+
+impl Drop for LocalServer {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
