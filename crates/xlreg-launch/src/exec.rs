@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 /// The first of the passed sockets, by the protocol of systemd; those before are the standard ones.
@@ -87,7 +87,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
 /// `environment` is all of the program's; `program` must be a path.
 pub(crate) fn pass_sockets(
     command: &mut Command,
-    program: &PathBuf,
+    program: &Path,
     arguments: &[impl AsRef<OsStr>],
     environment: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
     sockets: Vec<(String, OwnedFd)>,

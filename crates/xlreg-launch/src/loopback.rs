@@ -30,7 +30,7 @@ impl Block {
     pub fn claim(mut random: impl FnMut() -> [u8; 2]) -> io::Result<Self> {
         for _ in 0..TRIES {
             let [a, b] = random();
-            match Self::claim_at([a.max(FIRST).min(254), b]) {
+            match Self::claim_at([a.clamp(FIRST, 254), b]) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 claimed => return claimed,
             }
