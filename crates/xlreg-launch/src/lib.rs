@@ -25,3 +25,4 @@ pub mod supervise;
 pub mod template;
 
 pub use place::{Place, Places};
+pub use template::{Offer, Template, TemplateError, Values};
