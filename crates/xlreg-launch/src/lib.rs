@@ -10,6 +10,7 @@
 //! | [`output`] | what programs write, line by line |
 //! | [`supervise`] | programs that run, fail, are paused, killed and started again |
 //! | `exec` | what must happen between fork and exec |
+//! | [`ready`] | when a program counts as ready |
 //!
 //! Invariant: nothing here knows registries, keys or the wire. Whoever launches has formed the
 //! cluster before, and hands over what it became.
@@ -21,8 +22,10 @@ pub mod output;
 pub mod place;
 pub mod port;
 pub mod program;
+pub mod ready;
 pub mod supervise;
 pub mod template;
 
 pub use place::{Place, Places};
+pub use ready::{Check, Readiness, ReadinessError};
 pub use template::{Offer, Template, TemplateError, Values};
