@@ -21,14 +21,41 @@ pub enum Mode {
     Public,
 }
 
+/// What a file must outlive.
+///
+/// Either way whoever looks while the machine runs sees a file whole or not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Everything, a power cut too: file and name are on the disk before a function returns, which
+    /// takes milliseconds each.
+    #[default]
+    Lasting,
+    /// The process that writes it, and no more: after a power cut it may be there, damaged or gone.
+    /// For what nobody wants to have back then.
+    Fleeting,
+}
+
 /// Writes a file in place of whatever is there: whoever looks sees the old content or the new, also
 /// after a power cut.
 ///
 /// # Errors
 /// What the operating system says; the old content stands then.
 pub fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
-    draft(path, content, mode)?.persist(path)?;
-    sync_dir(parent(path))
+    replace_with(path, content, mode, Durability::Lasting)
+}
+
+/// As [`replace`], with a choice of what the file must outlive.
+///
+/// # Errors
+/// What the operating system says; the old content stands then.
+pub fn replace_with(
+    path: &Path,
+    content: &[u8],
+    mode: Mode,
+    durability: Durability,
+) -> io::Result<()> {
+    draft(path, content, mode, durability)?.persist(path)?;
+    durability.sync_dir(parent(path))
 }
 
 /// Writes a file if there is none; of several who try at once, one succeeds.
@@ -38,8 +65,21 @@ pub fn replace(path: &Path, content: &[u8], mode: Mode) -> io::Result<()> {
 /// # Errors
 /// What the operating system says; there is no new file then.
 pub fn create(path: &Path, content: &[u8], mode: Mode) -> io::Result<bool> {
-    match draft(path, content, mode)?.persist_noclobber(path) {
-        Ok(_) => sync_dir(parent(path)).map(|()| true),
+    create_with(path, content, mode, Durability::Lasting)
+}
+
+/// As [`create`], with a choice of what the file must outlive.
+///
+/// # Errors
+/// What the operating system says; there is no new file then.
+pub fn create_with(
+    path: &Path,
+    content: &[u8],
+    mode: Mode,
+    durability: Durability,
+) -> io::Result<bool> {
+    match draft(path, content, mode, durability)?.persist_noclobber(path) {
+        Ok(_) => durability.sync_dir(parent(path)).map(|()| true),
         Err(refused) if refused.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(failed) => Err(failed.error),
     }
@@ -64,6 +104,14 @@ pub fn read_text(path: &Path, bytes_max: usize) -> io::Result<Zeroizing<String>>
 /// # Errors
 /// What the operating system says.
 pub fn create_dir(path: &Path) -> io::Result<()> {
+    create_dir_with(path, Durability::Lasting)
+}
+
+/// As [`create_dir`], with a choice of what the directories must outlive.
+///
+/// # Errors
+/// What the operating system says.
+pub fn create_dir_with(path: &Path, durability: Durability) -> io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|dir| !is_there(dir)).collect();
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -71,11 +119,34 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path)?;
     // The new names must last as long as what will be put there.
-    missing.into_iter().try_for_each(|dir| sync_dir(parent(dir)))
+    missing.into_iter().try_for_each(|dir| durability.sync_dir(parent(dir)))
 }
 
-/// A file beside the one it is to become, whole and on the disk; removed if it becomes none.
-fn draft(target: &Path, content: &[u8], mode: Mode) -> io::Result<NamedTempFile> {
+impl Durability {
+    fn sync(self, file: &File) -> io::Result<()> {
+        match self {
+            Self::Lasting => file.sync_all(),
+            Self::Fleeting => Ok(()),
+        }
+    }
+
+    /// Makes the names in a directory last. Directories can't be opened for that everywhere.
+    fn sync_dir(self, dir: &Path) -> io::Result<()> {
+        match self {
+            Self::Lasting if cfg!(unix) => File::open(dir)?.sync_all(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A file beside the one it is to become, whole and as durable as that must be; removed if it
+/// becomes none.
+fn draft(
+    target: &Path,
+    content: &[u8],
+    mode: Mode,
+    durability: Durability,
+) -> io::Result<NamedTempFile> {
     let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let prefix = format!(".{name}.");
     remove_stale_drafts(parent(target), &prefix);
@@ -90,18 +161,20 @@ fn draft(target: &Path, content: &[u8], mode: Mode) -> io::Result<NamedTempFile>
     ));
     let mut draft = builder.tempfile_in(parent(target))?;
     draft.write_all(content)?;
-    draft.as_file().sync_all()?;
+    durability.sync(draft.as_file())?;
     Ok(draft)
 }
 
 /// Removes what processes left behind that were killed amid writing: it may hold private keys.
-fn remove_stale_drafts(dir: &Path, prefix: &str) {
+pub(crate) fn remove_stale_drafts(dir: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for entry in entries.flatten() {
-        let is_draft = entry.file_name().to_string_lossy().starts_with(prefix);
+        if !entry.file_name().to_string_lossy().starts_with(prefix) {
+            continue;
+        }
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
         let age = modified.ok().and_then(|then| SystemTime::now().duration_since(then).ok());
-        if is_draft && age.is_some_and(|age| age > STALE) {
+        if age.is_some_and(|age| age > STALE) {
             // Somebody else may have removed it; nothing depends on who does.
             let _gone = fs::remove_file(entry.path());
         }
@@ -119,11 +192,6 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Makes the names in a directory last. Directories can't be opened for that everywhere.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +205,9 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"one");
         replace(&path, b"three", Mode::Public).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
+        replace_with(&path, b"four", Mode::Private, Durability::Fleeting).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"four");
+        assert!(!create_with(&path, b"five", Mode::Private, Durability::Fleeting).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -12,7 +12,7 @@ use xlreg_proto::message::Claim;
 use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{FILE_BYTES_MAX, FileId, NodeFile, TextError};
 
-use crate::files::{self, Mode};
+use crate::files::{self, Durability, Mode};
 
 /// A node's name, ID and two keys. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub struct Identity {
     node: Arc<NodeFile>,
     name: Name,
     dir: Option<PathBuf>,
+    durability: Durability,
 }
 
 /// An identity that can't be made, kept or used.
@@ -87,17 +88,27 @@ impl Identity {
             (comms.join().unwrap_or(Err(KeyError::Generate)), sig)
         });
         let failed = |source| IdentityError::Key { name: name.clone(), source };
+        let (comms, sig) = (comms.map_err(failed)?, sig.map_err(failed)?);
+        Ok(Self::from_keys(name, comms, sig))
+    }
+
+    /// Makes an identity of two keys that are there already, with a random ID. It lives in memory
+    /// only, until [`Self::keep`].
+    ///
+    /// The keys must be this node's alone: whoever else has them can pass for it.
+    #[must_use]
+    pub fn from_keys(name: Name, comms: PrivateKey, sig: PrivateKey) -> Self {
         let node = NodeFile {
             name: name.clone(),
             id: FileId::from(NodeId::from_bytes(random())),
             overlays: Vec::new(),
             lfs: ".".parse().expect("a dot fits on a line"),
-            comms_key: Arc::new(comms.map_err(failed)?),
-            sig_key: Arc::new(sig.map_err(failed)?),
+            comms_key: Arc::new(comms),
+            sig_key: Arc::new(sig),
             endpoints: Vec::new(),
             peers: Vec::new(),
         };
-        Ok(Self { node: Arc::new(node), name, dir: None })
+        Self { node: Arc::new(node), name, dir: None, durability: Durability::default() }
     }
 
     /// Makes an identity and keeps it below `dir`, which is made if it is missing.
@@ -105,21 +116,30 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Exists`] if there is one already.
     pub fn create(dir: &Path, name: Name) -> Result<Self, IdentityError> {
+        refuse_existing(dir)?;
+        Self::generate(name)?.keep(dir, Durability::Lasting)
+    }
+
+    /// Keeps this identity below `dir`, which is made if it is missing; what it was kept as before,
+    /// if it was, stays. [`Durability::Fleeting`] is for clusters that nobody wants back after a
+    /// power cut.
+    ///
+    /// # Errors
+    /// [`IdentityError::Exists`] if there is one already, [`IdentityError::File`] if it can't be
+    /// written.
+    pub fn keep(self, dir: &Path, durability: Durability) -> Result<Self, IdentityError> {
         let path = dir.join(NODE_FILE);
-        if path.exists() {
-            return Err(IdentityError::Exists { dir: dir.to_owned() });
-        }
-        let made = Self::generate(name)?;
-        let lfs = dir.to_string_lossy().parse().map_err(|_| IdentityError::File {
-            doing: "naming the identity's directory in",
-            path: path.clone(),
-            source: io::ErrorKind::InvalidFilename.into(),
+        let failed = |doing, source| IdentityError::File { doing, path: path.clone(), source };
+        let lfs = dir.to_string_lossy().parse().map_err(|_| {
+            failed("naming the identity's directory in", io::ErrorKind::InvalidFilename.into())
         })?;
-        let node = NodeFile { lfs, ..NodeFile::clone(&made.node) };
-        let failed = |source| IdentityError::File { doing: "writing", path: path.clone(), source };
-        files::create_dir(path.parent().unwrap_or(dir)).map_err(failed)?;
-        if files::create(&path, node.to_text().as_bytes(), Mode::Private).map_err(failed)? {
-            Ok(Self { node: Arc::new(node), dir: Some(dir.to_owned()), ..made })
+        let node = NodeFile { lfs, ..NodeFile::clone(&self.node) };
+        let written = files::create_dir_with(path.parent().unwrap_or(dir), durability);
+        let written = written.and_then(|()| {
+            files::create_with(&path, node.to_text().as_bytes(), Mode::Private, durability)
+        });
+        if written.map_err(|source| failed("writing", source))? {
+            Ok(Self { node: Arc::new(node), dir: Some(dir.to_owned()), durability, ..self })
         } else {
             Err(IdentityError::Exists { dir: dir.to_owned() })
         }
@@ -144,7 +164,8 @@ impl Identity {
             .map_err(|source| IdentityError::Text { path: path.clone(), source })?;
         refuse_exposed(&path)?;
         let name = node.name.clone();
-        Ok(Self { node: Arc::new(node), name, dir: Some(dir.to_owned()) })
+        let dir = Some(dir.to_owned());
+        Ok(Self { node: Arc::new(node), name, dir, durability: Durability::default() })
     }
 
     /// Loads the identity below `dir`, or makes one named `name` there. Of several who try at
@@ -201,6 +222,12 @@ impl Identity {
         self.dir.as_deref()
     }
 
+    /// What its file must outlive, and with it all that is kept beside it.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.durability
+    }
+
     /// All that its file says.
     #[must_use]
     pub fn node(&self) -> &NodeFile {
@@ -216,6 +243,14 @@ impl Identity {
         Claim::sign(self.id(), self.name.clone(), attrs, comms, self.sig_key(), endpoints)
             .map_err(|source| IdentityError::Key { name: self.name.clone(), source })
     }
+}
+
+/// Finds out before keys are made that there would be no place for them.
+fn refuse_existing(dir: &Path) -> Result<(), IdentityError> {
+    if dir.join(NODE_FILE).exists() {
+        return Err(IdentityError::Exists { dir: dir.to_owned() });
+    }
+    Ok(())
 }
 
 /// Keys that others may read are no secret any more, and nobody would notice.
@@ -266,6 +301,23 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| id.is_some() && *id == ids[0]), "{ids:?}");
+    }
+
+    #[test]
+    fn an_identity_of_given_keys_is_kept_when_told_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let (comms, sig) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
+        let public = [comms.public().clone(), sig.public().clone()];
+        let made = Identity::from_keys(name("a"), comms, sig);
+        assert_eq!((made.dir(), made.durability()), (None, Durability::Lasting));
+        let kept = made.clone().keep(dir.path(), Durability::Fleeting).unwrap();
+        assert_eq!((kept.dir(), kept.durability()), (Some(dir.path()), Durability::Fleeting));
+        let loaded = Identity::load(dir.path()).unwrap();
+        assert_eq!((loaded.id(), loaded.name()), (made.id(), made.name()));
+        let keys = [loaded.comms_key().public().clone(), loaded.sig_key().public().clone()];
+        assert_eq!(keys, public);
+        let again = made.keep(dir.path(), Durability::Fleeting);
+        assert!(matches!(again, Err(IdentityError::Exists { .. })));
     }
 
     #[cfg(unix)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use xlreg_core::{Endpoint, Name, NodeId, PublicKey};
 use xlreg_node::IdentityError;
-use xlreg_node::files::{self, Mode};
+use xlreg_node::files::{self, Durability, Mode};
+use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::message::Claim;
 use xlreg_proto::text::member::MEMBER_FILE;
 use xlreg_proto::text::{Credentials, FileId, MemberFile, MemberInfo, NodeFile, Peer};
@@ -33,6 +34,30 @@ impl Identity {
     /// [`Error::Identity`] if the cryptographic library fails.
     pub async fn generate(name: Name) -> Result<Self, Error> {
         Self::blocking(move || xlreg_node::Identity::generate(name)).await
+    }
+
+    /// Makes an identity of two keys that are there already, with a random ID. It lives in memory
+    /// only, until [`Self::keep`].
+    ///
+    /// The keys must be this node's alone: whoever else has them can pass for it.
+    #[must_use]
+    pub fn from_keys(name: Name, comms: PrivateKey, sig: PrivateKey) -> Self {
+        Self { inner: xlreg_node::Identity::from_keys(name, comms, sig) }
+    }
+
+    /// Keeps this identity below `dir`, which is made if it is missing. What is kept beside it
+    /// later, the roster, will outlive the same; [`Durability::Fleeting`] is for clusters that
+    /// nobody wants back after a power cut.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if there is one already, or it can't be written.
+    pub async fn keep(
+        self,
+        dir: impl Into<PathBuf>,
+        durability: Durability,
+    ) -> Result<Self, Error> {
+        let dir = dir.into();
+        Self::blocking(move || self.inner.keep(&dir, durability)).await
     }
 
     /// Makes an identity named `name` and keeps it below `dir`.
@@ -127,12 +152,13 @@ impl Identity {
     ) -> Result<PathBuf, Error> {
         let json = format!("{:#}\n", roster.to_json());
         let member = self.member_file(roster, registry);
-        let dir = dir.to_owned();
+        let (dir, durability) = (dir.to_owned(), self.inner.durability());
         let write = move || {
             let path = dir.join(ROSTER_FILE);
-            write(&path, json.as_bytes(), Mode::Public)?;
+            write(&path, json.as_bytes(), Mode::Public, durability)?;
             if let Some(member) = member {
-                write(&dir.join(MEMBER_FILE), member.to_text().as_bytes(), Mode::Private)?;
+                let path = dir.join(MEMBER_FILE);
+                write(&path, member.to_text().as_bytes(), Mode::Private, durability)?;
             }
             Ok(path)
         };
@@ -165,9 +191,9 @@ impl Identity {
     }
 }
 
-fn write(path: &Path, content: &[u8], mode: Mode) -> Result<(), Error> {
-    let made = path.parent().map_or(Ok(()), files::create_dir);
-    made.and_then(|()| files::replace(path, content, mode)).map_err(|source| {
+fn write(path: &Path, content: &[u8], mode: Mode, durability: Durability) -> Result<(), Error> {
+    let made = path.parent().map_or(Ok(()), |dir| files::create_dir_with(dir, durability));
+    made.and_then(|()| files::replace_with(path, content, mode, durability)).map_err(|source| {
         IdentityError::File { doing: "writing", path: path.to_owned(), source }.into()
     })
 }

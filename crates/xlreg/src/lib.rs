@@ -48,5 +48,7 @@ pub use identity::Identity;
 pub use registry::{Membership, NewCluster, Registry};
 pub use roster::Roster;
 pub use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, PublicKey, Version};
+pub use xlreg_node::files::Durability;
 pub use xlreg_proto::channel::Dialect;
+pub use xlreg_proto::keys::PrivateKey;
 pub use xlreg_proto::text::Credentials;
