@@ -232,7 +232,9 @@ impl ThrowAway {
     async fn start(scratch: &Path) -> anyhow::Result<Self> {
         let dir = scratch.to_owned();
         let name: Name = "xlReg".parse().context("the registry's name")?;
-        let made = tokio::task::spawn_blocking(move || Home::ephemeral(&dir, name));
+        let made = tokio::task::spawn_blocking(move || {
+            Home::ephemeral(&dir, xlreg_node::Identity::generate(name)?)
+        });
         let home = made.await??;
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
         let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;

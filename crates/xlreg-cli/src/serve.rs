@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use xlreg::{Endpoint, Name, Version};
 use xlreg_core::limits::Limits;
+use xlreg_node::Identity;
 use xlreg_server::config::File;
 use xlreg_server::{Config, Home, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
@@ -245,7 +246,8 @@ fn open(
 ) -> anyhow::Result<(Home, Arc<dyn Engine>)> {
     let default_name = || DEFAULT_NAME.parse().expect("the default name is one");
     if !durable {
-        let home = Home::ephemeral(dir, name.unwrap_or_else(default_name))?;
+        let identity = Identity::generate(name.unwrap_or_else(default_name))?;
+        let home = Home::ephemeral(dir, identity)?;
         return Ok((home, Arc::new(LocalEngine::in_memory(limits))));
     }
     refuse_half_of(dir)?;

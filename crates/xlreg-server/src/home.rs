@@ -113,12 +113,11 @@ impl Home {
         dir.join(CREDENTIALS_FILE).exists()
     }
 
-    /// A registry of new keys that only its credentials, in `dir`, tell of.
+    /// A registry with the keys of `identity`, of which only its credentials, in `dir`, tell.
     ///
     /// # Errors
-    /// [`HomeError::Identity`] if the cryptographic library fails.
-    pub fn ephemeral(dir: &Path, name: Name) -> Result<Self, HomeError> {
-        let identity = Identity::generate(name)?;
+    /// [`HomeError::LongId`] if the identity is of before 2014-11.
+    pub fn ephemeral(dir: &Path, identity: Identity) -> Result<Self, HomeError> {
         let id = identity.id().ok_or_else(|| HomeError::LongId { dir: dir.to_owned() })?;
         Ok(Self { dir: dir.to_owned(), identity, id })
     }

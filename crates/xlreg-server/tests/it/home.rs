@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use xlreg_core::Version;
+use xlreg_node::Identity;
 use xlreg_proto::text::Credentials;
 use xlreg_server::{Home, HomeError};
 
@@ -48,7 +49,8 @@ fn a_name_not_given_is_the_default() {
 #[test]
 fn an_ephemeral_registry_keeps_no_key() {
     let dir = tempfile::tempdir().unwrap();
-    write_credentials(&Home::ephemeral(dir.path(), name("brief")).unwrap(), 7000);
+    let identity = Identity::generate(name("brief")).unwrap();
+    write_credentials(&Home::ephemeral(dir.path(), identity).unwrap(), 7000);
     let kept: Vec<_> = std::fs::read_dir(dir.path()).unwrap().collect();
     assert_eq!(kept.len(), 1, "{kept:?}");
 }

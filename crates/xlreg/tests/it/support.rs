@@ -29,7 +29,10 @@ pub(crate) const ENOUGH: Duration = Duration::from_secs(60);
 pub(crate) fn home() -> &'static Home {
     static HOME: OnceLock<Home> = OnceLock::new();
     // Its directory is never written to.
-    HOME.get_or_init(|| Home::ephemeral(Path::new("."), name("xlReg")).unwrap())
+    HOME.get_or_init(|| {
+        let identity = xlreg_node::Identity::generate(name("xlReg")).unwrap();
+        Home::ephemeral(Path::new("."), identity).unwrap()
+    })
 }
 
 /// The key of all members who are not to differ by it.
