@@ -5,6 +5,8 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`identity`] | a node's identity: make it, keep it, prove it |
+//! | [`keygen`] | many keys at once, on all cores, with progress and a way to stop |
+//! | [`pool`] | keys made ahead of need, for clusters that are thrown away |
 //! | [`files`] | writing files so that they are whole, and private if they must be |
 //!
 //! Invariant: everything here blocks, on the disk or on making keys (tens to hundreds of
@@ -14,5 +16,9 @@
 
 pub mod files;
 pub mod identity;
+pub mod keygen;
+pub mod pool;
 
 pub use identity::{Identity, IdentityError};
+pub use keygen::{Made, MakeError, make_keys};
+pub use pool::{KeyPool, PoolError};
