@@ -32,8 +32,8 @@ pub enum MakeError {
 /// Gets `n` keys: from `pool` as many as it has, and the rest new, one at a time on each core.
 ///
 /// A new key takes tens to hundreds of milliseconds of one core, one from a pool about one. Keys of
-/// a pool are for throw-away clusters only, see [`KeyPool`]; without a pool all are new. A pool that
-/// fails costs time and no keys, so it is no error here.
+/// a pool are for throw-away clusters only, see [`KeyPool`]; without a pool all are new. A pool
+/// that fails costs time and no keys, so it is no error here.
 ///
 /// `progress` hears how many of `n` are there: first what the pool had, then each new one, from
 /// several threads but one call at a time. `stop` is asked before each new key, and after yes this

@@ -89,8 +89,8 @@ pub enum PoolError {
 }
 
 impl KeyPool {
-    /// Opens the pool in `dir`, which is made (0700) if it is missing, and removes what fillers left
-    /// behind that were killed long ago.
+    /// Opens the pool in `dir`, which is made (0700) if it is missing, and removes what fillers
+    /// left behind that were killed long ago.
     ///
     /// # Errors
     /// [`PoolError::Exposed`] if others may enter `dir`, [`PoolError::File`] if it can't be made or
@@ -163,10 +163,11 @@ impl KeyPool {
     /// Makes keys on all cores until there are `target`, at most [`KEYS_MAX`]. Returns how many it
     /// made.
     ///
-    /// `progress` hears how many of `target` are there, from several threads but one call at a
-    /// time. `stop` is asked before each key, and after yes this returns within the time that one
-    /// key takes; what was made is kept. Several who fill at once end with at most a key too many
-    /// for each of their threads.
+    /// `progress` hears how many of `target` are there, at first and after each key, from several
+    /// threads but one call at a time; others who use the pool meanwhile make that more or fewer.
+    /// `stop` is asked before each key, and after yes this returns within the time that one key
+    /// takes; what was made is kept. Several who fill at once end with at most a key too many for
+    /// each of their threads.
     ///
     /// # Errors
     /// [`PoolError::File`] if a key can't be kept, [`PoolError::Key`] if none can be made.
@@ -198,8 +199,8 @@ impl KeyPool {
     /// Fills the pool up to `target` keys, at most [`KEYS_MAX`], on one thread that gives way to
     /// all others of the machine (on Linux; elsewhere it is like any other).
     ///
-    /// Dropping the handle asks the thread to end, which it does within the time that one key takes,
-    /// and waits for nothing; the process may also end at once.
+    /// Dropping the handle asks the thread to end, which it does within the time that one key
+    /// takes, and waits for nothing; the process may also end at once.
     ///
     /// # Errors
     /// [`PoolError::File`] if no thread can be started.
@@ -222,6 +223,7 @@ impl KeyPool {
         progress: impl Fn(usize, usize) + Sync,
     ) -> Result<usize, PoolError> {
         let target = target.min(KEYS_MAX);
+        progress(self.count()?, target);
         let work = Mutex::new(Filling::default());
         on_threads(threads, || -> Result<(), PoolError> {
             while !stop() && self.begin(&work, target)? {

@@ -48,7 +48,7 @@ fn what_is_filled_in_comes_out_once() {
     let (_dir, pool) = pool_of(0);
     let heard = Mutex::new(Vec::new());
     let made = pool.fill(3, || false, |there, target| lock(&heard).push((there, target))).unwrap();
-    assert_eq!(*lock(&heard), [(1, 3), (2, 3), (3, 3)]);
+    assert_eq!(*lock(&heard), [(0, 3), (1, 3), (2, 3), (3, 3)]);
     assert_eq!((made, pool.count().unwrap(), entries(&pool)), (3, 3, 3));
     assert_eq!(fill(&pool, 2), 0);
     let contents = pool.contents().unwrap();
@@ -193,9 +193,8 @@ fn a_pool_is_never_filled_beyond_its_bound() {
 fn filling_stops_when_told_and_keeps_what_was_made() {
     let (_dir, pool) = pool_of(0);
     let stop = AtomicBool::new(false);
-    let made = pool
-        .fill(100, || stop.load(Ordering::Relaxed), |_, _| stop.store(true, Ordering::Relaxed))
-        .unwrap();
+    let stop_after_one = |there, _| stop.store(there > 0, Ordering::Relaxed);
+    let made = pool.fill(100, || stop.load(Ordering::Relaxed), stop_after_one).unwrap();
     assert!((1..=cores()).contains(&made), "{made}");
     assert_eq!(pool.count().unwrap(), made);
     assert_eq!(pool.fill(100, || true, |_, _| {}).unwrap(), 0);
@@ -243,20 +242,30 @@ fn giving_way_is_for_that_thread_alone() {
 fn child_process() {
     let Some(dir) = std::env::var_os(CHILD_POOL) else { return };
     let pool = KeyPool::open(dir).unwrap();
-    if std::env::var(CHILD_DOES).unwrap() == "fill" {
-        pool.fill(KEYS_MAX, || false, |there, _| println!("child: {there}")).unwrap();
-        return;
-    }
-    loop {
-        let taken = pool.take(1).unwrap().len();
-        println!("child: {taken}");
-        if taken == 0 {
-            return;
+    match std::env::var(CHILD_DOES).unwrap().as_str() {
+        "take" => while take_one(&pool) > 0 {},
+        "fill" => {
+            pool.fill(KEYS_MAX, || false, |there, _| println!("child: {there}")).unwrap();
+        }
+        _ => {
+            let _refill = pool.refill_in_background(KEYS_MAX).unwrap();
+            // So that the thread is surely at work, in the midst of a key.
+            while pool.count().unwrap() == 0 {
+                thread::yield_now();
+            }
+            std::process::exit(0);
         }
     }
 }
 
-/// A process of its own: it fills the pool, or takes key by key until it is empty.
+fn take_one(pool: &KeyPool) -> usize {
+    let taken = pool.take(1).unwrap().len();
+    println!("child: {taken}");
+    taken
+}
+
+/// A process of its own: it fills the pool, or takes key by key until it is empty, or starts to
+/// refill it and ends.
 struct Process {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
@@ -318,11 +327,20 @@ fn a_taker_that_is_killed_costs_at_most_the_key_it_had_in_hand() {
 fn a_filler_that_is_killed_leaves_whole_keys_only() {
     let (_dir, pool) = pool_of(0);
     let mut filler = Process::start(&pool, "fill");
-    assert!(filler.next().is_some());
+    let first = std::iter::from_fn(|| filler.next()).find(|there| *there > 0);
     filler.kill();
+    assert!(first.is_some());
     let count = pool.count().unwrap();
     assert!(count > 0);
     let pool = KeyPool::open(pool.dir()).unwrap();
     assert_eq!(pool.take(count).unwrap().len(), count);
     assert_eq!(fill(&pool, 1), 1);
+}
+
+/// Were the end to wait for the pool to be full, it would take minutes and leave many keys.
+#[test]
+fn a_process_that_refills_may_end_at_once() {
+    let (_dir, pool) = pool_of(0);
+    Process::start(&pool, "refill").finish();
+    assert!((1..=3).contains(&pool.count().unwrap()));
 }
