@@ -73,7 +73,7 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
         Ending::new(
             Code::Failed,
             "cannot tell your data directory, since there is no home directory: \
-             set HOME, or name a directory with --data or --identity",
+             set HOME, or name a directory with --data, --identity or --key-pool",
         )
     })?;
     Ok(dirs.data_dir().to_owned())

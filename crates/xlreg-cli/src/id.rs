@@ -9,6 +9,7 @@ use xlreg_proto::text;
 
 use crate::exit::Code;
 use crate::output::{self, Output};
+use crate::pool;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -16,6 +17,9 @@ pub(crate) enum Command {
     New(NewArgs),
     /// Show an identity; never its private keys
     Show(ShowArgs),
+    /// Keep keys ready, for clusters that start at once and are thrown away
+    #[command(subcommand)]
+    Pool(pool::Command),
 }
 
 #[derive(Args)]
@@ -53,6 +57,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
                 ));
             }
         }
+        Command::Pool(command) => return pool::main(command),
         Command::Show(args) => {
             let identity = crate::block_on(async { Ok(Identity::load(&args.dir).await?) })?;
             print(&identity, args.output)?;

@@ -10,9 +10,10 @@
 //! | [`cluster`] | create, show, wait |
 //! | [`join`] | become a member, and then a program |
 //! | [`id`], [`cred`] | identities and credentials |
+//! | [`pool`] | keys made ahead of need, below `id` |
 //! | [`extras`] | completions and man pages |
 //!
-//! [`usage`] answers misuse.
+//! [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,8 @@ mod join;
 mod logs;
 mod member_env;
 mod output;
+mod pool;
+mod progress;
 mod run;
 mod serve;
 mod usage;
@@ -59,7 +62,7 @@ enum Command {
     Cluster(cluster::Command),
     /// Become a member, wait for the roster, optionally become a program
     Join(join::Args),
-    /// Make and show identities
+    /// Make and show identities, and keep keys ready
     #[command(subcommand)]
     Id(id::Command),
     /// Show and check a registry's credentials

@@ -10,6 +10,7 @@
 mod crash;
 mod identity;
 mod members;
+mod pool;
 mod run;
 mod serve;
 mod support;
