@@ -33,6 +33,24 @@ pub(crate) enum Code {
     Interrupted = 130,
 }
 
+impl Code {
+    /// The code that another process of ours has left with.
+    pub(crate) fn from_exit(code: i32) -> Self {
+        let all = [
+            Self::Done,
+            Self::Usage,
+            Self::Unreachable,
+            Self::Refused,
+            Self::NotFound,
+            Self::Full,
+            Self::Incomplete,
+            Self::Conflict,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|known| *known as i32 == code).unwrap_or(Self::Failed)
+    }
+}
+
 impl From<Code> for ExitCode {
     fn from(code: Code) -> Self {
         Self::from(code as u8)

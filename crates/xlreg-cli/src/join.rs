@@ -1,16 +1,16 @@
 //! `xlreg join`: become a member, wait for the roster, optionally become a program.
 
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
 use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster};
+use xlreg_launch::{Place, Places};
 
 use crate::connect::{Connect, cluster_key, data_dir, duration};
 use crate::exit::{Code, Ending};
-use crate::member_env;
 use crate::output::{self, Output};
 
 #[derive(clap::Args)]
@@ -149,14 +149,35 @@ fn name(args: &Args) -> anyhow::Result<Name> {
     })
 }
 
+/// Everybody's places. The others' directories are theirs, on other machines, and nobody asks for
+/// them here; they stand as ours.
+fn places(roster: &Roster, dir: &Path) -> Places {
+    let members = roster.members.iter().map(|member| Place {
+        name: member.name.clone(),
+        id: member.id,
+        endpoints: member.endpoints.clone(),
+        dir: dir.to_owned(),
+    });
+    Places {
+        cluster: roster.title(),
+        cluster_id: roster.id,
+        size: roster.size,
+        members: members.collect(),
+    }
+}
+
 /// Replaces this process. Returns only if that fails.
 fn become_program(joined: &Joined, program: &str, arguments: &[String]) -> anyhow::Result<Code> {
     let Joined { dir, roster, rank, roster_file } = joined;
-    let me = roster.members.get(*rank).expect("the rank was found in this very roster");
     let dir = std::path::absolute(dir)?;
     let roster_file = std::path::absolute(roster_file)?;
     let mut command = std::process::Command::new(program);
-    member_env::set(&mut command, roster, *rank, me, &dir, &roster_file);
+    for (name, value) in places(roster, &dir).variables(*rank, &roster_file).into_iter().flatten() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     let error = command.args(arguments).exec();
     let message = format!(
         "joined as rank {rank}, but cannot start {program}: {error}; the place is kept: correct \

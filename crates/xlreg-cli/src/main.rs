@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`serve`] | run a registry |
 //! | [`run`] | a cluster of N copies of a program, here, now |
+//! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`] | create, show, wait |
 //! | [`join`] | become a member, and then a program |
 //! | [`id`], [`cred`] | identities and credentials |
@@ -25,11 +26,11 @@ mod extras;
 mod id;
 mod join;
 mod logs;
-mod member_env;
 mod output;
 mod pool;
 mod progress;
 mod run;
+mod runs;
 mod serve;
 mod usage;
 
@@ -38,6 +39,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::exit::Code;
+use crate::run::control::Wanted;
 
 /// Bring small clusters into being in seconds.
 ///
@@ -57,6 +59,20 @@ enum Command {
     Serve(serve::Args),
     /// Start N copies of a program as one cluster, here, now
     Run(run::Args),
+    /// Show the runs on this machine, or the members of one
+    Ps(runs::PsArgs),
+    /// Print what a detached run's programs wrote
+    Logs(runs::LogsArgs),
+    /// Stop a run, and clean up after it
+    Down(runs::DownArgs),
+    /// Stop a member's program where it is (SIGSTOP)
+    Pause(runs::MemberArgs),
+    /// Let a paused member's program go on (SIGCONT)
+    Resume(runs::MemberArgs),
+    /// Kill a member's program (SIGKILL), as a crash would
+    Kill(runs::MemberArgs),
+    /// Start a member's program again: same identity, rank and ports
+    Restart(runs::MemberArgs),
     /// Create a cluster, show it, wait until it is full
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -82,6 +98,13 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::main(&args),
         Command::Run(args) => run::main(&args),
+        Command::Ps(args) => runs::ps(&args),
+        Command::Logs(args) => runs::logs(&args),
+        Command::Down(args) => runs::down(&args),
+        Command::Pause(args) => runs::member(&args, Wanted::Pause),
+        Command::Resume(args) => runs::member(&args, Wanted::Resume),
+        Command::Kill(args) => runs::member(&args, Wanted::Kill),
+        Command::Restart(args) => runs::member(&args, Wanted::Restart),
         Command::Cluster(command) => cluster::main(&command),
         Command::Join(args) => join::main(&args),
         Command::Id(command) => id::main(&command),

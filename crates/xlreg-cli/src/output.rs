@@ -70,7 +70,7 @@ pub(crate) fn roster(roster: &Roster) -> String {
 }
 
 /// Columns without lines, as wide as their contents.
-fn table<'a>(header: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> String {
+pub(crate) fn table<'a>(header: &[&str], rows: impl Iterator<Item = Vec<String>> + 'a) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());

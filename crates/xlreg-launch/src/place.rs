@@ -37,6 +37,24 @@ pub struct Places {
 }
 
 impl Places {
+    /// The names of all variables that [`Self::variables`] sets or removes.
+    pub const VARIABLES: [&str; 14] = [
+        "XLREG_NAME",
+        "XLREG_ID",
+        "XLREG_RANK",
+        "XLREG_SIZE",
+        "XLREG_CLUSTER",
+        "XLREG_CLUSTER_ID",
+        "XLREG_DIR",
+        "XLREG_ROSTER",
+        "XLREG_ENDPOINT",
+        "XLREG_HOST",
+        "XLREG_PORT",
+        "XLREG_ENDPOINT1",
+        "XLREG_HOST1",
+        "XLREG_PORT1",
+    ];
+
     /// The `XLREG_*` variables for the member at `rank`, as docs/operations/cli.md lists them, with
     /// the roster in `roster_file`. Those without a value are to be removed: we may be a member's
     /// program ourselves, and have that member's variables. None if nobody has that rank.

@@ -61,6 +61,8 @@ pub enum Event {
     Ended {
         /// The member.
         rank: usize,
+        /// Its process ID, which may be another's by now.
+        pid: i32,
         /// How.
         status: ExitStatus,
         /// Whether that was asked for.
@@ -439,11 +441,11 @@ impl Supervisor {
         let Some(member) = self.members.get_mut(rank) else { return true };
         // That waiting fails is not known to happen; the program is out of our hands then.
         let status = status.unwrap_or_default();
-        member.group = None;
+        let pid = member.group.take().map_or(0, Group::id);
         member.kill_at = None;
         member.state = ended_state(status);
         let expected = member.expected;
-        let _nobody_listens = self.events.send(Event::Ended { rank, status, expected });
+        let _nobody_listens = self.events.send(Event::Ended { rank, pid, status, expected });
         if let Some(answer) = member.restart.take() {
             self.restart(rank, answer).await;
             return true;
@@ -593,11 +595,10 @@ impl Supervisor {
         while let Some(ended) = self.ends.join_next().await {
             let Ok((rank, status)) = ended else { continue };
             let status = status.unwrap_or_default();
-            if let Some(member) = self.members.get_mut(rank) {
-                member.group = None;
-                member.state = ended_state(status);
-            }
-            let ended = Event::Ended { rank, status, expected: true };
+            let Some(member) = self.members.get_mut(rank) else { continue };
+            let pid = member.group.take().map_or(0, Group::id);
+            member.state = ended_state(status);
+            let ended = Event::Ended { rank, pid, status, expected: true };
             let _nobody_listens = self.events.send(ended);
         }
     }

@@ -191,6 +191,19 @@ impl Identity {
     }
 }
 
+/// For callers that make identities off the async threads themselves.
+impl From<xlreg_node::Identity> for Identity {
+    fn from(inner: xlreg_node::Identity) -> Self {
+        Self { inner }
+    }
+}
+
+impl From<Identity> for xlreg_node::Identity {
+    fn from(identity: Identity) -> Self {
+        identity.inner
+    }
+}
+
 fn write(path: &Path, content: &[u8], mode: Mode, durability: Durability) -> Result<(), Error> {
     let made = path.parent().map_or(Ok(()), |dir| files::create_dir_with(dir, durability));
     made.and_then(|()| files::replace_with(path, content, mode, durability)).map_err(|source| {

@@ -44,6 +44,15 @@ impl World {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
+    /// The directories of the runs that there are.
+    pub(crate) fn runs(&self) -> Vec<PathBuf> {
+        let roots = fs::read_dir(self.path("tmp")).unwrap();
+        let roots = roots.filter_map(|root| fs::read_dir(root.unwrap().path()).ok());
+        let runs = roots.flatten().filter_map(|run| Some(run.ok()?.path()));
+        // Not those in the making.
+        runs.filter(|run| !run.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+    }
+
     /// The command with these arguments, and with no `XLREG_*` variable of whoever runs the test.
     pub(crate) fn xlreg(&self, args: &[&str]) -> Command {
         let mut command = Command::new(XLREG);

@@ -1,0 +1,106 @@
+//! What happens to the programs, told as far as somebody wants to know.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use xlreg::Name;
+use xlreg_launch::supervise::Event;
+
+use super::console::Console;
+use super::descendants;
+use crate::progress::Bar;
+
+/// How old an orphan's end must be before somebody else than its parent reaps it.
+const REAP_AFTER: Duration = Duration::from_secs(1);
+
+/// The process IDs of programs that run, which are waited for elsewhere.
+type Running = Arc<Mutex<HashSet<i32>>>;
+
+/// What has been told so far.
+struct Teller {
+    names: Vec<Name>,
+    started: HashSet<usize>,
+    running: Running,
+    /// How many have started, until all have.
+    bar: Option<Bar>,
+    /// Cancelled when all have started.
+    up: CancellationToken,
+}
+
+/// Tells until nothing happens any more, and meanwhile reaps orphans.
+pub(super) async fn tell(
+    mut events: mpsc::UnboundedReceiver<Event>,
+    names: Vec<Name>,
+    console: Console,
+    up: CancellationToken,
+) {
+    let running = Running::default();
+    let reaper = tokio::spawn(reap_orphans(Arc::clone(&running)));
+    let bar = Some(Bar::new("programs started"));
+    let mut teller = Teller { names, started: HashSet::new(), running, bar, up };
+    while let Some(event) = events.recv().await {
+        if let Some(note) = teller.note(event) {
+            console.note(note).await;
+        }
+    }
+    reaper.abort();
+}
+
+impl Teller {
+    /// What to say of an event, if anything.
+    fn note(&mut self, event: Event) -> Option<String> {
+        match event {
+            Event::Started { rank, pid } => {
+                lock(&self.running).insert(pid);
+                self.started.insert(rank);
+                let (started, all) = (self.started.len(), self.names.len());
+                if let Some(bar) = &self.bar {
+                    bar.set(started, all);
+                }
+                if started == all {
+                    self.bar = None;
+                    self.up.cancel();
+                }
+                None
+            }
+            Event::Ended { rank, pid, status, expected } => {
+                lock(&self.running).remove(&pid);
+                let failed = !expected && !status.success();
+                failed.then(|| format!("{} failed: {status}", self.name(rank)))
+            }
+            Event::Restarting { rank, time, after } => {
+                let pause = after.as_secs_f64();
+                Some(format!("starting {} again in {pause:.1} s ({time})", self.name(rank)))
+            }
+            Event::Killing { ranks } => {
+                let late: Vec<_> = ranks.into_iter().map(|rank| self.name(rank)).collect();
+                Some(format!("{} did not stop in time; killing", late.join(", ")))
+            }
+            _ => None,
+        }
+    }
+
+    fn name(&self, rank: usize) -> &str {
+        self.names.get(rank).map_or("a program", Name::as_str)
+    }
+}
+
+/// Reaps what programs have left behind, outside of their process groups, and has ended since.
+async fn reap_orphans(running: Running) {
+    let Ok(mut ended) = signal(SignalKind::child()) else { return };
+    while ended.recv().await.is_some() {
+        // Whoever waits for a program itself has long reaped it by then.
+        tokio::time::sleep(REAP_AFTER).await;
+        let running = lock(&running).clone();
+        descendants::reap_orphans(&running);
+    }
+}
+
+/// Nothing under this lock panics.
+fn lock(running: &Running) -> std::sync::MutexGuard<'_, HashSet<i32>> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,402 @@
+//! Everything up to the barrier: keys, directories, ports, a registry, and members that have joined.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use xlreg::{Credentials, Durability, Error, Identity, Name, PrivateKey, Registry, Roster, Seat};
+use xlreg_core::limits::Limits;
+use xlreg_launch::loopback::Block;
+use xlreg_launch::port::Port;
+use xlreg_launch::{Place, Places};
+use xlreg_node::pool::refill_target;
+use xlreg_node::{KeyPool, MakeError, make_keys};
+use xlreg_proto::keys::random;
+use xlreg_server::{Home, LocalServer};
+use xlreg_store::LocalEngine;
+
+use super::plan::{Keep, Kept, Plan};
+use super::{Address, interrupted};
+use crate::exit::{Code, Ending};
+use crate::progress::Bar;
+
+/// The registry's directory, below the run's or the kept cluster's.
+const REGISTRY_DIR: &str = "registry";
+
+/// A cluster whose programs can be started.
+pub(crate) struct Formed {
+    pub(crate) members: Vec<Member>,
+    /// All members, once they have joined; none if their programs do that by themselves.
+    pub(crate) places: Option<Places>,
+    pub(crate) cluster_id: String,
+    /// How long making keys took.
+    pub(crate) keys: Duration,
+    /// A pool to refill, and to how many keys.
+    pub(crate) refill: Option<(KeyPool, usize)>,
+    /// Held as long as the cluster runs.
+    pub(crate) _addresses: Option<Block>,
+    /// A registry that programs join at by themselves.
+    pub(crate) gate: Option<Gate>,
+}
+
+/// A member before its program starts.
+pub(crate) struct Member {
+    pub(crate) name: Name,
+    pub(crate) dir: PathBuf,
+    pub(crate) roster_file: PathBuf,
+    /// Hold its ports.
+    pub(crate) ports: Vec<Port>,
+}
+
+/// Where programs join by themselves, and as whom to look on.
+pub(crate) struct Gate {
+    pub(crate) credentials_file: PathBuf,
+    pub(crate) registry: Registry,
+    pub(crate) onlooker: Identity,
+    /// It lives as long as this, if it is ours.
+    pub(crate) _server: Option<LocalServer>,
+}
+
+/// Identities of all members, and of a registry of their own.
+struct Cast {
+    members: Vec<Identity>,
+    registry: Option<Identity>,
+}
+
+/// When this returns, every member holds the whole roster.
+pub(crate) async fn form(
+    plan: &Plan,
+    pool: Option<KeyPool>,
+    run_dir: &Path,
+    stop: &CancellationToken,
+) -> anyhow::Result<Formed> {
+    let home = plan.keep.as_ref().map_or(run_dir, |keep| &keep.dir);
+    let names = plan.names()?;
+    let dirs: Vec<_> = names.iter().map(|name| home.join(name.as_str())).collect();
+    let (addresses, ports) = ports(plan)?;
+    if let Some(keep) = &plan.keep {
+        keep.write(&kept(plan, addresses.as_ref(), &ports))?;
+    }
+    let refill = pool.as_ref().map(|pool| pool.count().unwrap_or_default());
+    let began = Instant::now();
+    let cast = cast(plan, home, &names, &dirs, pool.clone(), stop).await?;
+    let keys = began.elapsed();
+    let needed = names.len() * 2 + 2;
+    let refill = refill.map(|before| refill_target(before, needed));
+
+    let server = match cast.registry {
+        Some(identity) => Some(start_registry(plan, home, identity).await?),
+        None => None,
+    };
+    let registry = match (&server, &plan.registry) {
+        (Some((_, server)), _) => Registry::new(server.credentials().clone()),
+        (None, Some(file)) => Registry::open(file)?,
+        (None, None) => unreachable!("a run without --registry has one of its own"),
+    };
+    let seats: Vec<_> = cast.members.into_iter().zip(&ports).map(seat).collect();
+    let members = names.into_iter().zip(dirs).zip(ports).map(|((name, dir), ports)| {
+        let roster_file = dir.join("roster.json");
+        Member { name, dir, roster_file, ports }
+    });
+    let mut formed = Formed {
+        members: members.collect(),
+        places: None,
+        cluster_id: String::new(),
+        keys,
+        refill: pool.zip(refill),
+        _addresses: addresses,
+        gate: None,
+    };
+    if plan.self_join {
+        formed.open_gate(plan, home, registry, server, seats).await?;
+    } else {
+        let joined = meet(plan, &registry, &seats).await;
+        if let Some((_, server)) = server {
+            // From here on, nobody needs it.
+            server.stop().await.context("the registry ended badly")?;
+        }
+        formed.take_places(&joined?, &seats, registry.credentials()).await?;
+    }
+    Ok(formed)
+}
+
+/// Has all join, and waits until each has the whole roster.
+async fn meet(plan: &Plan, registry: &Registry, seats: &[Seat]) -> anyhow::Result<Roster> {
+    let bar = Bar::new("members joined");
+    let size = plan.size as usize;
+    bar.set(0, size);
+    let formed = registry
+        .form(&plan.new_cluster(), seats, plan.timeout, |joined| bar.set(joined, size))
+        .await;
+    formed.map_err(|error| match error {
+        // Not the library's error, whose hint is about places that are kept.
+        Error::Incomplete(incomplete) => {
+            let missing = plan.names().unwrap_or_default();
+            let missing = missing.iter().filter(|name| !incomplete.joined.contains(name));
+            let missing: Vec<_> = missing.map(Name::as_str).collect();
+            let message = format!(
+                "{incomplete}; missing: {}; allow more with --timeout, or look at the registry",
+                missing.join(", ")
+            );
+            Ending::new(Code::Incomplete, message).into()
+        }
+        error => anyhow::Error::from(error).context(format!("forming cluster {}", plan.cluster)),
+    })
+}
+
+impl Formed {
+    /// Notes who is where, and gives each member its roster.
+    async fn take_places(
+        &mut self,
+        roster: &Roster,
+        seats: &[Seat],
+        credentials: &Credentials,
+    ) -> anyhow::Result<()> {
+        let mut places = Vec::new();
+        for (member, seat) in self.members.iter_mut().zip(seats) {
+            let (key, name) = (seat.identity.sig_key(), seat.identity.name());
+            let rank = roster.rank_of_key(key, name);
+            let me = rank.and_then(|rank| roster.members.get(rank));
+            let me = me.context("the complete roster does not show a member; this is a bug")?;
+            let (endpoints, dir) = (me.endpoints.clone(), member.dir.clone());
+            places.push((rank, Place { name: me.name.clone(), id: me.id, endpoints, dir }));
+            member.roster_file =
+                seat.identity.keep_roster(&member.dir, roster, credentials).await?;
+        }
+        // At a registry where others have joined before us, our order may not be that of ranks.
+        places.sort_by_key(|(rank, _)| *rank);
+        self.members
+            .sort_by_key(|member| places.iter().position(|(_, place)| place.name == member.name));
+        self.cluster_id = roster.id.to_string();
+        self.places = Some(Places {
+            cluster: roster.title(),
+            cluster_id: roster.id,
+            size: roster.size,
+            members: places.into_iter().map(|(_, place)| place).collect(),
+        });
+        Ok(())
+    }
+
+    /// Defines the cluster, and leaves joining to the programs.
+    async fn open_gate(
+        &mut self,
+        plan: &Plan,
+        home: &Path,
+        registry: Registry,
+        server: Option<(Home, LocalServer)>,
+        seats: Vec<Seat>,
+    ) -> anyhow::Result<()> {
+        let onlooker = seats.into_iter().next().context("at least two members")?.identity;
+        let made = registry.create(&onlooker, &plan.new_cluster()).await;
+        let made = made.with_context(|| format!("creating cluster {}", plan.cluster))?;
+        if (made.size, made.endpoint_count) != (plan.size, plan.endpoints) {
+            let (size, endpoint_count) = (made.size, made.endpoint_count);
+            let cluster = plan.cluster.clone();
+            return Err(Error::Differs { cluster, size, endpoint_count }.into());
+        }
+        self.cluster_id = made.id.to_string();
+        let (credentials_file, server) = match (server, &plan.registry) {
+            (Some((home, server)), _) => {
+                (home.write_credentials(server.credentials())?, Some(server))
+            }
+            (None, Some(file)) => (std::path::absolute(file)?, None),
+            (None, None) => (home.join(REGISTRY_DIR), None),
+        };
+        self.gate = Some(Gate { credentials_file, registry, onlooker, _server: server });
+        Ok(())
+    }
+}
+
+fn seat((identity, ports): (Identity, &Vec<Port>)) -> Seat {
+    Seat { identity, endpoints: ports.iter().map(Port::endpoint).collect() }
+}
+
+/// Identities for all: those that are kept, and new ones. Keys of a pool are for clusters that are
+/// thrown away; kept ones get keys that nobody had before.
+async fn cast(
+    plan: &Plan,
+    home: &Path,
+    names: &[Name],
+    dirs: &[PathBuf],
+    pool: Option<KeyPool>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Cast> {
+    let registry_dir = home.join(REGISTRY_DIR);
+    let mut all: Vec<_> = names.iter().cloned().zip(dirs.iter().cloned()).collect();
+    if plan.registry.is_none() {
+        all.push(("xlReg".parse().context("the registry's name")?, registry_dir));
+    }
+    let kept = plan.keep.is_some();
+    let durability = if kept { Durability::Lasting } else { Durability::Fleeting };
+    let stop = stop.clone();
+    let work = move || -> anyhow::Result<Vec<xlreg_node::Identity>> {
+        let mut found = Vec::new();
+        for (name, dir) in all {
+            let identity = match xlreg_node::Identity::load(&dir) {
+                Ok(identity) if kept => Some(identity),
+                Err(error)
+                    if kept && !matches!(error, xlreg_node::IdentityError::Missing { .. }) =>
+                {
+                    return Err(error.into());
+                }
+                _ => None,
+            };
+            found.push((name, dir, identity));
+        }
+        let missing = found.iter().filter(|(_, _, identity)| identity.is_none()).count();
+        let bar = Bar::new("making keys");
+        let pool = pool.filter(|_| !kept);
+        let made = make_keys(
+            2 * missing,
+            pool.as_ref(),
+            || stop.is_cancelled(),
+            |done, all| bar.set(done, all),
+        );
+        let made = made.map_err(|error| match error {
+            MakeError::Stopped => interrupted().into(),
+            MakeError::Key(error) => anyhow::Error::from(error),
+        })?;
+        let mut keys = made.keys.into_iter();
+        let mut identities = Vec::new();
+        for (name, dir, identity) in found {
+            identities.push(match identity {
+                Some(identity) => identity,
+                None => new_identity(name, &mut keys)?.keep(&dir, durability)?,
+            });
+        }
+        Ok(identities)
+    };
+    let identities = spawn_blocking(work).await.context("making identities")??;
+    let mut identities: Vec<_> = identities.into_iter().map(Identity::from).collect();
+    let registry = if plan.registry.is_none() { identities.pop() } else { None };
+    Ok(Cast { members: identities, registry })
+}
+
+fn new_identity(
+    name: Name,
+    keys: &mut impl Iterator<Item = PrivateKey>,
+) -> anyhow::Result<xlreg_node::Identity> {
+    let (comms, sig) = keys.next().zip(keys.next()).context("too few keys were made")?;
+    Ok(xlreg_node::Identity::from_keys(name, comms, sig))
+}
+
+/// A registry for this cluster alone; one that is kept remembers it.
+async fn start_registry(
+    plan: &Plan,
+    home: &Path,
+    identity: Identity,
+) -> anyhow::Result<(Home, LocalServer)> {
+    let dir = home.join(REGISTRY_DIR);
+    let kept = plan.keep.is_some();
+    let made = spawn_blocking(move || -> anyhow::Result<_> {
+        let home = Home::ephemeral(&dir, identity.into())?;
+        let engine = if kept {
+            LocalEngine::open(&dir, home.id(), Limits::default())?
+        } else {
+            LocalEngine::in_memory(Limits::default())
+        };
+        Ok((home, engine))
+    });
+    let (home, engine) = made.await.context("starting the registry")??;
+    let server = LocalServer::start(&home, Arc::new(engine)).await?;
+    Ok((home, server))
+}
+
+/// Takes all ports, before anyone learns them.
+fn ports(plan: &Plan) -> anyhow::Result<(Option<Block>, Vec<Vec<Port>>)> {
+    let before = plan.keep.as_ref().and_then(|keep| keep.before.as_ref());
+    let block = match plan.address {
+        Address::Shared(_) => None,
+        Address::Own => Some(claim(before)?),
+    };
+    if plan.self_join {
+        return Ok((block, (0..plan.size).map(|_| Vec::new()).collect()));
+    }
+    let mut all = Vec::new();
+    for rank in 0..plan.size as usize {
+        let mut ports = Vec::new();
+        for place in 0..plan.endpoints as usize {
+            let kept = before.and_then(|kept| kept.addresses.get(rank)?.get(place));
+            let address = match kept {
+                Some(address) => *address,
+                None => fresh_address(plan, block.as_ref(), rank, place)?,
+            };
+            ports.push(take(address, kept.is_some())?);
+        }
+        all.push(ports);
+    }
+    Ok((block, all))
+}
+
+fn claim(before: Option<&Kept>) -> anyhow::Result<Block> {
+    let claimed = match before.and_then(|kept| kept.own_addresses) {
+        Some(base) => Block::claim_at(base),
+        None => Block::claim(random),
+    };
+    claimed.map_err(|error| {
+        let message = format!(
+            "claiming loopback addresses for the members: {error}; another run has them, perhaps \
+             of the same kept cluster: see xlreg ps"
+        );
+        Ending::new(Code::Conflict, message).into()
+    })
+}
+
+fn fresh_address(
+    plan: &Plan,
+    block: Option<&Block>,
+    rank: usize,
+    place: usize,
+) -> anyhow::Result<SocketAddr> {
+    let host = match (plan.address, block) {
+        (Address::Shared(host), _) => host,
+        (Address::Own, Some(block)) => IpAddr::V4(block.address(u8::try_from(rank)?)),
+        (Address::Own, None) => unreachable!("own addresses come from a block"),
+    };
+    Ok(SocketAddr::new(host, plan.fixed_ports.get(place).copied().unwrap_or_default()))
+}
+
+fn take(address: SocketAddr, kept: bool) -> anyhow::Result<Port> {
+    Port::bind(address).map_err(|error| {
+        let hint = match (kept, address.port()) {
+            (true, _) => "the kept cluster has it, and somebody else listens there now",
+            (false, 0) => "is the address one of this machine's? see --address",
+            (false, _) => "somebody listens there, perhaps on every address of this machine",
+        };
+        Ending::new(Code::Conflict, format!("taking {address}: {error}; {hint}")).into()
+    })
+}
+
+fn kept(plan: &Plan, addresses: Option<&Block>, ports: &[Vec<Port>]) -> Kept {
+    Kept {
+        cluster: plan.cluster.to_string(),
+        size: plan.size,
+        endpoints: plan.endpoints,
+        own_registry: plan.registry.is_none(),
+        own_addresses: addresses.map(Block::base),
+        addresses: ports.iter().map(|ports| ports.iter().map(Port::address).collect()).collect(),
+    }
+}
+
+impl Keep {
+    /// Makes the directory, and locks it against other runs as long as the result lives.
+    pub(crate) fn lock(&self) -> anyhow::Result<std::fs::File> {
+        xlreg_node::files::create_dir(&self.dir)
+            .with_context(|| format!("making {}", self.dir.display()))?;
+        let path = self.dir.join("lock");
+        let file = std::fs::File::create(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        file.try_lock().map_err(|_| {
+            let message = format!(
+                "the cluster kept in {} runs already: see xlreg ps, and stop it with xlreg down",
+                self.dir.display()
+            );
+            Ending::new(Code::Conflict, message)
+        })?;
+        Ok(file)
+    }
+}

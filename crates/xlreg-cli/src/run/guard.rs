@@ -1,0 +1,183 @@
+//! The process above a run, which makes sure that nothing of it survives, however it ends.
+//!
+//! `xlreg run` is two processes. The one the user has started is the guard: it owns the run's
+//! directory, passes signals on, and waits. The one below, the worker, does all the rest. If the
+//! guard is killed, the worker's standard input closes, and it ends everything. If the worker is
+//! killed, its programs and all that they ever started, whether it left their process groups or
+//! not, become the guard's children, and it ends them. If both are killed at once, the kernel still
+//! kills the programs themselves, which die with their parent.
+//!
+//! A detached run has a guard too: one that the user's process starts, and leaves behind when the
+//! programs are up.
+
+use std::ffi::OsStr;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
+use tokio::time::timeout;
+use xlreg::Name;
+
+use super::descendants;
+use super::dir::{self, RunDir};
+use super::{Args, Role, interrupted};
+use crate::exit::{Code, Ending};
+use crate::output;
+
+/// What the worker calls itself, so that whoever kills all processes named `xlreg` hits one of the
+/// two only.
+pub(crate) const WORKER_NAME: &str = "xlrun";
+
+/// How long to look for notes that came with the word that all is up.
+const LAST_NOTES: Duration = Duration::from_millis(20);
+
+/// Starts the worker, passes signals on, and ends whatever is left when it has ended.
+pub(crate) fn guard(args: &Args, cluster: &Name) -> anyhow::Result<Code> {
+    if args.role == Some(Role::Detached) {
+        // Out of the terminal's reach: its hang-up and its Ctrl-C are not for us.
+        nix::unistd::setsid().context("starting a session")?;
+    }
+    descendants::adopt_orphans()?;
+    let run = RunDir::create(cluster)?;
+    let status = block_on(watch(args.role, run.path(), cluster));
+    descendants::kill_all();
+    let removed = if run.path().join(dir::ENDED_FILE).exists() {
+        Ok(())
+    } else {
+        dir::remove(run.path()).with_context(|| format!("removing {}", run.path().display()))
+    };
+    let (status, asked) = status?;
+    removed?;
+    let Some(code) = status.code() else {
+        if asked {
+            // It had not yet begun to listen.
+            return Err(interrupted().into());
+        }
+        let message = format!("the launcher was killed ({status}), and its programs with it");
+        return Err(Ending::new(Code::Failed, message).into());
+    };
+    Ok(Code::from_exit(code))
+}
+
+/// Starts the worker and waits for its end. Returns how it ended, and whether it was asked to.
+async fn watch(
+    role: Option<Role>,
+    dir: &Path,
+    cluster: &Name,
+) -> anyhow::Result<(ExitStatus, bool)> {
+    let mut signals = Forwarded::new()?;
+    let dir = ["--run-dir".as_ref(), dir.as_os_str()];
+    let name = ["--run-cluster".as_ref(), cluster.as_str().as_ref()];
+    let mut command = again(role, Role::Worker, &[dir, name].concat());
+    // Its input closes when we are gone. A group of its own: what the terminal sends reaches us,
+    // and through us the worker, once.
+    command.arg0(WORKER_NAME).stdin(Stdio::piped()).process_group(0);
+    let mut worker = tokio::process::Command::from(command);
+    let mut worker = worker.spawn().context("starting the launcher itself once more")?;
+    let pid = worker.id().context("the launcher has no process ID")?;
+    let pid = Pid::from_raw(pid.cast_signed());
+    let _open = worker.stdin.take();
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            status = worker.wait() => {
+                return Ok((status.context("waiting for the launcher")?, asked));
+            }
+            signal = signals.next() => {
+                asked = true;
+                // ESRCH: it has just ended.
+                let _ended = kill(pid, signal);
+            }
+        }
+    }
+}
+
+/// Starts a guard in the background, and waits until it says that all is up, or has ended.
+pub(crate) fn detach() -> anyhow::Result<Code> {
+    block_on(wait_until_up())
+}
+
+async fn wait_until_up() -> anyhow::Result<Code> {
+    let mut signals = Forwarded::new()?;
+    let mut command = tokio::process::Command::from(again(None, Role::Detached, &[]));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut guard = command.spawn().context("starting the launcher in the background")?;
+    let pid = guard.id().context("the launcher has no process ID")?;
+    let pid = Pid::from_raw(pid.cast_signed());
+    let said = guard.stdout.take().context("its output is a pipe")?;
+    let mut said = BufReader::new(said).lines();
+    let notes = guard.stderr.take().context("its errors are a pipe")?;
+    let mut notes = BufReader::new(notes).lines();
+    let relay = tokio::spawn(async move {
+        while let Ok(Some(note)) = notes.next_line().await {
+            output::note(&note);
+        }
+    });
+    let up = loop {
+        tokio::select! {
+            line = said.next_line() => break line.ok().flatten(),
+            signal = signals.next() => {
+                // ESRCH: it has just ended.
+                let _ended = kill(pid, signal);
+            }
+        }
+    };
+    let Some(up) = up else {
+        let status = guard.wait().await.context("waiting for the launcher")?;
+        let _said_all = relay.await;
+        return Ok(status.code().map_or(Code::Failed, Code::from_exit));
+    };
+    // What it noted on the way came before; its pipe stays open as long as it runs.
+    let _said_enough = timeout(LAST_NOTES, relay).await;
+    output::line(&up)?;
+    Ok(Code::Done)
+}
+
+/// This very command, which runs in `role`, once more in the role `next`, with these hidden flags.
+/// Not by its name: that might be another program by now.
+fn again(role: Option<Role>, next: Role, hidden: &[&OsStr]) -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    let mut arguments = std::env::args_os().skip(1);
+    // The subcommand, and then our own role, if we were started with one.
+    command.args(arguments.next());
+    let ours = if role.is_some() { 2 } else { 0 };
+    command.args(["--role", next.as_str()]).args(hidden).args(arguments.skip(ours));
+    command
+}
+
+/// The signals that end a run, as they come.
+struct Forwarded {
+    interrupt: Signals,
+    terminate: Signals,
+    hangup: Signals,
+}
+
+impl Forwarded {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // A terminal that is closed must not leave the programs behind either.
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+        }
+    }
+}
+
+/// Nothing here is worth more than one thread.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}

@@ -1,0 +1,364 @@
+//! The process that does the work of a run, below its guard.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use xlreg::Name;
+use xlreg_launch::output::{OUTPUT_QUEUE, Output};
+use xlreg_launch::program::{Ports, Spawner, Spec};
+use xlreg_launch::supervise::{Ended, Failure, Policy, supervise};
+use xlreg_launch::{Check, Places, Values};
+use xlreg_node::KeyPool;
+
+use super::console::{Console, Targets};
+use super::control::{self, Control};
+use super::form::{self, Formed, Member};
+use super::getting_up::GettingUp;
+use super::plan::Plan;
+use super::{PortMode, descendants, dir, events, guard, interrupted};
+use crate::exit::{Code, Ending};
+
+/// How long to wait for what was printed to be read, when all is over.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// What asks a run to end, each in its own way.
+#[derive(Clone, Debug, Default)]
+struct Stops {
+    /// A signal, or one of the others: stop in good order.
+    stop: CancellationToken,
+    /// A second signal, or the guard is gone: kill at once.
+    hurry: CancellationToken,
+    /// Somebody asked by `xlreg down`.
+    down: CancellationToken,
+    /// Nobody reads our output any more.
+    broken: CancellationToken,
+    /// The guard was killed: nobody cleans up after us.
+    orphaned: CancellationToken,
+}
+
+pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
+    #[cfg(target_os = "linux")]
+    {
+        let name = std::ffi::CString::new(guard::WORKER_NAME)?;
+        nix::sys::prctl::set_name(&name).context("naming the process")?;
+    }
+    descendants::adopt_orphans()?;
+    let run_dir = plan.run_dir.clone().context("a worker without its run's directory")?;
+    let _kept_lock = plan.keep.as_ref().map(|keep| keep.lock()).transpose()?;
+    // Two threads: all that takes long happens elsewhere, and most of the time nothing happens.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
+    let stops = Stops::default();
+    let ended = runtime.block_on(run(plan, pool, &run_dir, &stops));
+    // Keys may still be in the making; only when the runtime has ended will nobody write any more.
+    drop(runtime);
+    descendants::kill_all();
+    let outcome = remains(plan, &run_dir, &ended, &stops);
+    let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
+    let code = ended?;
+    cleaned?;
+    Ok(code)
+}
+
+/// What to leave word of: how a detached run ended that nobody has asked to end.
+fn remains(
+    plan: &Plan,
+    run_dir: &Path,
+    ended: &anyhow::Result<Code>,
+    stops: &Stops,
+) -> Option<String> {
+    let wanted = stops.down.is_cancelled() || stops.stop.is_cancelled();
+    // A run that has never been up tells whoever has started it.
+    let was_up = log_path(plan, run_dir).is_some_and(|log| log.exists());
+    if !plan.detach || wanted || !was_up {
+        return None;
+    }
+    Some(match ended {
+        Ok(_) => "all programs have ended".to_owned(),
+        Err(error) => crate::exit::message(error),
+    })
+}
+
+/// Removes all that the run made, but for the log and the word of a detached one.
+fn clean_up(run_dir: &Path, word: Option<&str>, stops: &Stops) -> anyhow::Result<()> {
+    let doing = || format!("cleaning up {}", run_dir.display());
+    let Some(word) = word else {
+        // The guard does it, if there still is one.
+        if stops.orphaned.is_cancelled() {
+            dir::remove(run_dir).with_context(doing)?;
+        }
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(run_dir).with_context(doing)?.flatten() {
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let path = entry.path();
+        if is_dir {
+            std::fs::remove_dir_all(&path).with_context(doing)?;
+        }
+    }
+    std::fs::write(run_dir.join(dir::ENDED_FILE), word).with_context(doing)
+}
+
+async fn run(
+    plan: &Plan,
+    pool: Option<KeyPool>,
+    run_dir: &Path,
+    stops: &Stops,
+) -> anyhow::Result<Code> {
+    listen_for_signals(stops)?;
+    listen_for_the_guard(stops);
+    let listener = Control::listen(run_dir)?;
+    let began = Instant::now();
+    let formed = tokio::select! {
+        formed = form::form(plan, pool, run_dir, &stops.stop) => formed?,
+        () = stops.stop.cancelled() => return Err(interrupted().into()),
+    };
+    launch(plan, formed, run_dir, listener, stops, began).await
+}
+
+/// The first asks to stop, the second to hurry.
+fn listen_for_signals(stops: &Stops) -> anyhow::Result<()> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let (mut signals, stops) = (signal(kind)?, stops.clone());
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if stops.stop.is_cancelled() {
+                    stops.hurry.cancel();
+                }
+                stops.stop.cancel();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Our input is a pipe that only the guard holds.
+fn listen_for_the_guard(stops: &Stops) {
+    let stops = stops.clone();
+    std::thread::spawn(move || {
+        let _closed = std::io::stdin().lock().read(&mut [0]);
+        stops.orphaned.cancel();
+        stops.hurry.cancel();
+        stops.stop.cancel();
+    });
+}
+
+/// Starts the programs, and stays until they are over.
+async fn launch(
+    plan: &Plan,
+    mut formed: Formed,
+    run_dir: &Path,
+    listener: UnixListener,
+    stops: &Stops,
+    began: Instant,
+) -> anyhow::Result<Code> {
+    let names: Vec<_> = formed.members.iter().map(|member| member.name.clone()).collect();
+    let log = log_path(plan, run_dir);
+    let (mut specs, mut checks) = (Vec::new(), Vec::new());
+    for rank in 0..names.len() {
+        let (spec, check) = prepare(plan, &mut formed, rank)?;
+        specs.push(spec);
+        checks.extend(check.map(Arc::new));
+    }
+    let targets = Targets {
+        programs: !plan.detach,
+        prefix: plan.prefix,
+        log: log.clone(),
+        dir: plan.log_dir.clone(),
+    };
+    let console = Console::start(&names, &targets, stops.broken.clone())?;
+    let policy = Policy { on_exit: plan.on_exit, grace: plan.grace, linger: false };
+    let spawner = Arc::new(Spawner::new().context("starting programs")?);
+    let (send, output) = mpsc::channel(OUTPUT_QUEUE);
+    let (tell, happening) = mpsc::unbounded_channel();
+    let (handle, mut supervisor) = supervise(specs, spawner, policy, send, tell);
+    let up = CancellationToken::new();
+    let printing = tokio::spawn(print(output, checks.clone(), console.clone()));
+    let telling = tokio::spawn(events::tell(happening, names.clone(), console.clone(), up.clone()));
+    let run = describe(plan, &formed, log);
+    let control = Control { run, handle: handle.clone(), down: stops.down.clone() };
+    let control = tokio::spawn(control.serve(listener));
+
+    let getting_up = GettingUp { plan, checks: &checks, console: &console, up: &up, began };
+    let stopped = tokio::select! {
+        biased;
+        ended = &mut supervisor => Err(ended.context("supervising the programs")?),
+        failed = getting_up.and_stay(&formed) => Ok(Err(failed)),
+        why = asked_to_end(stops) => Ok(why),
+    };
+    let outcome = match stopped {
+        Ok(why) => {
+            handle.stop();
+            tokio::select! {
+                _over = &mut supervisor => {}
+                () = stops.hurry.cancelled() => {
+                    handle.kill();
+                    let _over = (&mut supervisor).await;
+                }
+            }
+            why
+        }
+        Err(Ended::Done | Ended::Stopped) => Ok(Code::Done),
+        Err(Ended::Failed { rank, failure }) => Err(failed(plan, &names, rank, &failure).into()),
+    };
+    control.abort();
+    // All that was written is on its way; but nobody may be reading it.
+    let _unread = timeout(LAST_LINES, async {
+        let _printed = printing.await;
+        let _told = telling.await;
+        console.flush().await;
+    })
+    .await;
+    outcome
+}
+
+/// Waits until somebody wants it to end; how it ends then.
+async fn asked_to_end(stops: &Stops) -> anyhow::Result<Code> {
+    tokio::select! {
+        () = stops.stop.cancelled() => Err(interrupted().into()),
+        () = stops.down.cancelled() => Ok(Code::Done),
+        () = stops.broken.cancelled() => {
+            let message = "nobody reads the programs' output any more, so they were stopped";
+            Err(Ending::new(Code::Failed, message).into())
+        }
+    }
+}
+
+fn failed(plan: &Plan, names: &[Name], rank: usize, failure: &Failure) -> Ending {
+    let name = names.get(rank).map_or("a program", Name::as_str);
+    let message = match failure {
+        Failure::Start(error) => {
+            let program = &plan.program;
+            format!(
+                "cannot start {program} for {name}: {error}; give its path, or a name on your PATH"
+            )
+        }
+        Failure::Exit(status) => format!("{name} failed: {status}"),
+    };
+    Ending::new(Code::Failed, message)
+}
+
+/// What to start for a member, and how to tell that it is ready. Its ports go with that.
+fn prepare(plan: &Plan, formed: &mut Formed, rank: usize) -> anyhow::Result<(Spec, Option<Check>)> {
+    let ports = formed.members.get_mut(rank).map(|member| std::mem::take(&mut member.ports));
+    let member = formed.members.get(rank).context("a rank beyond the members")?;
+    let cluster = plan.cluster.as_str();
+    let values = match &formed.places {
+        Some(places) => Values::Member { places, rank, roster_file: &member.roster_file },
+        None => Values::Alone { name: &member.name, cluster, size: plan.size, dir: &member.dir },
+    };
+    let mut environment = environment(plan, formed, member, rank);
+    for (name, template) in &plan.variables {
+        let value = template.fill_with(&values);
+        environment.push((name.into(), Some(value.into())));
+    }
+    for file in &plan.files {
+        let path = member.dir.join(file.path.fill_with(&values));
+        let doing = || format!("writing {} for {}", path.display(), member.name);
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(doing)?;
+        }
+        std::fs::write(&path, file.content.fill_with(&values)).with_context(doing)?;
+    }
+    let check = plan.ready.as_ref().map(|ready| ready.check(&values, environment.clone()));
+    let fixed = !plan.fixed_ports.is_empty();
+    let ports = match plan.ports {
+        PortMode::Passed => Ports::Passed(ports.unwrap_or_default()),
+        // An address of its own is nobody else's: no need to hold what is fixed there.
+        PortMode::Held if !fixed => Ports::Held(ports.unwrap_or_default()),
+        PortMode::Held | PortMode::Free => Ports::Free,
+    };
+    let spec = Spec {
+        name: member.name.clone(),
+        program: plan.program.clone().into(),
+        arguments: plan.arguments.iter().map(|text| text.fill_with(&values).into()).collect(),
+        environment,
+        ports,
+    };
+    Ok((spec, check.transpose()?))
+}
+
+/// The `XLREG_*` variables. Our caller's registry is not this cluster's.
+fn environment(
+    plan: &Plan,
+    formed: &Formed,
+    member: &Member,
+    rank: usize,
+) -> Vec<(OsString, Option<OsString>)> {
+    let mut variables: Vec<(&str, Option<OsString>)> =
+        vec![("XLREG_REGISTRY", None), ("XLREG_DIALECT", None), ("XLREG_IDENTITY", None)];
+    let dir = || Some(member.dir.clone().into_os_string());
+    if let Some(places) = &formed.places {
+        let roster = places.variables(rank, &member.roster_file).unwrap_or_default();
+        variables.extend(roster.into_iter().map(|(name, value)| (name, value.map(Into::into))));
+    } else if let Some(gate) = &formed.gate {
+        variables.extend(Places::VARIABLES.map(|name| (name, None)));
+        variables.extend([
+            ("XLREG_REGISTRY", Some(gate.credentials_file.clone().into_os_string())),
+            ("XLREG_IDENTITY", dir()),
+            ("XLREG_DIR", dir()),
+            ("XLREG_NAME", Some(member.name.to_string().into())),
+            ("XLREG_CLUSTER", Some(plan.cluster.to_string().into())),
+            ("XLREG_CLUSTER_ID", Some(formed.cluster_id.clone().into())),
+            ("XLREG_SIZE", Some(plan.size.to_string().into())),
+        ]);
+    }
+    variables.into_iter().map(|(name, value)| (name.into(), value)).collect()
+}
+
+/// Where a detached run keeps its log.
+fn log_path(plan: &Plan, run_dir: &Path) -> Option<PathBuf> {
+    let dir = plan.keep.as_ref().map_or(run_dir, |keep| &keep.dir);
+    plan.detach.then(|| dir.join(control::LOG_FILE))
+}
+
+/// The run as it is told to those who ask.
+fn describe(plan: &Plan, formed: &Formed, log: Option<PathBuf>) -> control::Run {
+    let members = formed.members.iter().enumerate().map(|(rank, member)| {
+        let place = formed.places.as_ref().and_then(|places| places.members.get(rank));
+        let endpoints = place.map(|place| place.endpoints.iter().map(ToString::to_string));
+        control::Member {
+            rank,
+            name: member.name.to_string(),
+            state: "starting".to_owned(),
+            exit_code: None,
+            signal: None,
+            pid: None,
+            restarts: 0,
+            endpoints: endpoints.map(Iterator::collect).unwrap_or_default(),
+            dir: member.dir.clone(),
+        }
+    });
+    control::Run {
+        cluster: plan.cluster.to_string(),
+        cluster_id: formed.cluster_id.clone(),
+        pid: std::process::id(),
+        detached: plan.detach,
+        since: control::Run::now(),
+        log,
+        members: members.collect(),
+    }
+}
+
+/// Prints what the programs write, and shows it to whoever waits for a certain line.
+async fn print(mut output: mpsc::Receiver<Output>, checks: Vec<Arc<Check>>, console: Console) {
+    let mut ready = vec![false; checks.len()];
+    while let Some(output) = output.recv().await {
+        if let (Some(check), Some(ready)) = (checks.get(output.rank), ready.get_mut(output.rank))
+            && !*ready
+        {
+            let mut lines = output.text.split_inclusive(|byte| *byte == b'\n');
+            *ready = lines.any(|line| check.sees_line(line));
+        }
+        console.output(output).await;
+    }
+}

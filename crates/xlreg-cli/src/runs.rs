@@ -1,0 +1,392 @@
+//! `xlreg ps`, `logs`, `down`, `pause`, `resume`, `kill`, `restart`: runs, from outside.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use crate::connect::duration;
+use crate::exit::{Code, Ending};
+use crate::output::{self, Output};
+use crate::run::control::{self, Answer, Request, Run, Wanted};
+use crate::run::dir::{self, ENDED_FILE, Found};
+
+/// How long a run may take to say how it is.
+const STATUS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between looks at a log that is followed, and at a run that is stopping.
+const LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Args)]
+pub(crate) struct PsArgs {
+    /// Show the members of this run [default: all runs]
+    #[arg(value_name = "CLUSTER")]
+    cluster: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Which run.
+#[derive(Args)]
+struct Which {
+    /// The run, as `xlreg ps` names it [default: the only one]
+    #[arg(long, short, value_name = "CLUSTER")]
+    cluster: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct LogsArgs {
+    /// Only these members' lines
+    #[arg(value_name = "MEMBER")]
+    members: Vec<String>,
+    #[command(flatten)]
+    which: Which,
+    /// Go on with what comes, until the run ends
+    #[arg(long, short)]
+    follow: bool,
+    /// Begin with the last N lines [default: all]
+    #[arg(long, short = 'n', value_name = "N")]
+    tail: Option<usize>,
+}
+
+#[derive(Args)]
+pub(crate) struct DownArgs {
+    /// The run, as `xlreg ps` names it [default: the only one]
+    #[arg(value_name = "CLUSTER")]
+    cluster: Option<String>,
+    /// Stop all runs
+    #[arg(long, conflicts_with = "cluster")]
+    all: bool,
+    /// How long the programs may take to stop
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
+    timeout: Duration,
+}
+
+#[derive(Args)]
+pub(crate) struct MemberArgs {
+    /// The member's name, or its rank
+    #[arg(value_name = "MEMBER")]
+    member: String,
+    #[command(flatten)]
+    which: Which,
+    /// How long it may take
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
+    timeout: Duration,
+}
+
+/// A run, and what it says of itself.
+struct Told {
+    found: Found,
+    run: Option<Run>,
+}
+
+impl Told {
+    fn state(&self) -> String {
+        let Some(run) = &self.run else {
+            let word = std::fs::read_to_string(self.found.path.join(ENDED_FILE));
+            return match word {
+                Ok(word) => format!("ended: {word}"),
+                Err(_) => "starting".to_owned(),
+            };
+        };
+        let running = run.members.iter().filter(|member| member.state == "running").count();
+        format!("{running} of {} running", run.members.len())
+    }
+}
+
+pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Code> {
+    if let Some(cluster) = &args.cluster {
+        let told = tell(find(Some(cluster))?);
+        args.output.print(&members_json(&told), || members(&told))?;
+        return Ok(Code::Done);
+    }
+    let runs: Vec<_> = dir::all()?.into_iter().map(tell).collect();
+    let json = runs.iter().map(members_json).collect();
+    args.output.print(&serde_json::Value::Array(json), || list(&runs))?;
+    Ok(Code::Done)
+}
+
+fn tell(found: Found) -> Told {
+    let answer = control::ask(&found.path, &Request::Status, STATUS_WITHIN);
+    let run = match answer {
+        Ok(Answer::Status(run)) => Some(run),
+        _ => None,
+    };
+    Told { found, run }
+}
+
+fn list(runs: &[Told]) -> String {
+    if runs.is_empty() {
+        return "no runs; start one with xlreg run -n N --detach -- CMD".to_owned();
+    }
+    let rows = runs.iter().map(|told| {
+        let (since, pid, kind) = match &told.run {
+            Some(run) => {
+                let kind = if run.detached { "detached" } else { "attached" };
+                (age(run.since), run.pid.to_string(), kind)
+            }
+            None => (String::new(), String::new(), ""),
+        };
+        vec![told.found.id.clone(), told.state(), since, kind.to_owned(), pid]
+    });
+    output::table(&["CLUSTER", "STATE", "SINCE", "KIND", "PID"], rows)
+}
+
+fn members(told: &Told) -> String {
+    let Some(run) = &told.run else {
+        return format!("{}: {}", told.found.id, told.state());
+    };
+    let rows = run.members.iter().map(|member| {
+        let ended = match (member.exit_code, member.signal) {
+            (Some(code), _) => format!("ended ({code})"),
+            (_, Some(signal)) => format!("ended (signal {signal})"),
+            _ => member.state.clone(),
+        };
+        let pid = member.pid.map(|pid| pid.to_string()).unwrap_or_default();
+        let (rank, restarts) = (member.rank.to_string(), member.restarts.to_string());
+        vec![rank, member.name.clone(), ended, pid, restarts, member.endpoints.join(" ")]
+    });
+    output::table(&["RANK", "NAME", "STATE", "PID", "RESTARTS", "ENDPOINTS"], rows)
+}
+
+fn members_json(told: &Told) -> serde_json::Value {
+    json!({ "id": told.found.id, "state": told.state(), "dir": told.found.path, "run": told.run })
+}
+
+fn age(since: u64) -> String {
+    let age = Duration::from_secs(Run::now().saturating_sub(since));
+    format!("{} ago", humantime::format_duration(age))
+}
+
+/// The run of that name, or the only one.
+fn find(cluster: Option<&String>) -> anyhow::Result<Found> {
+    let runs = dir::all()?;
+    let names = runs.iter().map(|found| found.id.clone()).collect::<Vec<_>>().join(", ");
+    match cluster {
+        Some(cluster) => {
+            let found = runs.into_iter().find(|found| found.id == *cluster);
+            found.ok_or_else(|| {
+                let known = if names.is_empty() {
+                    "nothing runs".to_owned()
+                } else {
+                    format!("there is: {names}")
+                };
+                Ending::new(Code::NotFound, format!("no cluster {cluster} runs here; {known}"))
+                    .into()
+            })
+        }
+        None => {
+            let mut runs = runs;
+            match (runs.pop(), runs.is_empty()) {
+                (Some(only), true) => Ok(only),
+                (None, _) => Err(Ending::new(
+                    Code::NotFound,
+                    "no cluster runs here; start one with xlreg run -n N --detach -- CMD",
+                )
+                .into()),
+                (Some(_), false) => Err(Ending::new(
+                    Code::Usage,
+                    format!("several clusters run here, name one of them: {names}"),
+                )
+                .into()),
+            }
+        }
+    }
+}
+
+pub(crate) fn member(args: &MemberArgs, order: Wanted) -> anyhow::Result<Code> {
+    let found = find(args.which.cluster.as_ref())?;
+    if !found.alive {
+        return Err(over(&found));
+    }
+    let request = Request::Member { member: args.member.clone(), order };
+    control::ask(&found.path, &request, args.timeout)?;
+    Ok(Code::Done)
+}
+
+fn over(found: &Found) -> anyhow::Error {
+    let message = format!(
+        "cluster {} does not run any more; see xlreg logs -c {0}, and clear it away with xlreg \
+         down {0}",
+        found.id
+    );
+    Ending::new(Code::Failed, message).into()
+}
+
+pub(crate) fn down(args: &DownArgs) -> anyhow::Result<Code> {
+    let runs = if args.all { dir::all()? } else { vec![find(args.cluster.as_ref())?] };
+    let by = Instant::now() + args.timeout;
+    for found in &runs {
+        if found.alive {
+            let rest = by.saturating_duration_since(Instant::now());
+            control::ask(&found.path, &Request::Down, rest)?;
+        }
+    }
+    for found in &runs {
+        wait_until_gone(found, by, args.timeout)?;
+        output::note(&format!("xlreg: {} is down", found.id));
+    }
+    Ok(Code::Done)
+}
+
+fn wait_until_gone(found: &Found, by: Instant, at_most: Duration) -> anyhow::Result<()> {
+    loop {
+        let again = dir::all()?.into_iter().find(|other| other.id == found.id);
+        match again {
+            None => return Ok(()),
+            Some(again) if !again.alive => {
+                return dir::remove(&again.path)
+                    .with_context(|| format!("removing {}", again.path.display()));
+            }
+            Some(_) if Instant::now() >= by => {
+                let message = format!(
+                    "cluster {} has not stopped within {at_most:?}; see xlreg ps {0}",
+                    found.id
+                );
+                return Err(Ending::new(Code::Incomplete, message).into());
+            }
+            Some(_) => std::thread::sleep(LOOK),
+        }
+    }
+}
+
+pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<Code> {
+    let found = find(args.which.cluster.as_ref())?;
+    let path = log_of(&found)?;
+    let wanted: Vec<_> = args.members.iter().map(|member| named(member, &found)).collect();
+    let wanted = wanted.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let mut log = Follower::open(&path)?;
+    let mut lines = Vec::new();
+    log.read(&mut |line| {
+        if is_wanted(line, &wanted) {
+            lines.push(line.to_vec());
+            let kept = args.tail.unwrap_or(usize::MAX);
+            if lines.len() > kept.saturating_mul(2).max(1024) && kept != usize::MAX {
+                lines.drain(..lines.len() - kept);
+            }
+            // With no bound asked for, lines are printed as they come.
+            if kept == usize::MAX {
+                return lines.drain(..).try_for_each(|line| print(&line));
+            }
+        }
+        Ok(())
+    })?;
+    let first = lines.len().saturating_sub(args.tail.unwrap_or(usize::MAX));
+    for line in lines.iter().skip(first) {
+        print(line)?;
+    }
+    if !args.follow {
+        return Ok(Code::Done);
+    }
+    loop {
+        let over = !dir::all()?.iter().any(|other| other.id == found.id && other.alive);
+        log.read(&mut |line| if is_wanted(line, &wanted) { print(line) } else { Ok(()) })?;
+        if over {
+            return Ok(Code::Done);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The file with a run's log.
+fn log_of(found: &Found) -> anyhow::Result<PathBuf> {
+    let own = found.path.join(control::LOG_FILE);
+    if own.exists() {
+        return Ok(own);
+    }
+    let told = control::ask(&found.path, &Request::Status, STATUS_WITHIN);
+    match told {
+        Ok(Answer::Status(Run { log: Some(log), .. })) => Ok(log),
+        _ => {
+            let message = format!(
+                "cluster {} keeps no log: it prints its programs' output where it was started; \
+                 use --detach or --log-dir",
+                found.id
+            );
+            Err(Ending::new(Code::NotFound, message).into())
+        }
+    }
+}
+
+/// A member's name, if it was given by rank.
+fn named(member: &str, found: &Found) -> anyhow::Result<String> {
+    if member.parse::<usize>().is_err() {
+        return Ok(member.to_owned());
+    }
+    let run =
+        tell(Found { id: found.id.clone(), path: found.path.clone(), alive: found.alive }).run;
+    let by_rank =
+        run.and_then(|run| run.members.into_iter().find(|other| other.rank.to_string() == member));
+    let by_rank = by_rank.map(|member| member.name);
+    by_rank.with_context(|| format!("no member has rank {member}; name it, as in member_{member}"))
+}
+
+fn is_wanted(line: &[u8], members: &[String]) -> bool {
+    members.is_empty()
+        || members.iter().any(|member| {
+            let rest = line.strip_prefix(member.as_bytes());
+            let rest = rest.map(|rest| rest.trim_ascii_start());
+            rest.is_some_and(|rest| rest.starts_with(b"| "))
+        })
+}
+
+/// A line to stdout; whoever closed the pipe has read enough.
+fn print(line: &[u8]) -> io::Result<()> {
+    match io::stdout().lock().write_all(line) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written,
+    }
+}
+
+/// A log that grows, and may be cut and begun anew.
+struct Follower {
+    path: PathBuf,
+    file: BufReader<File>,
+    inode: u64,
+    /// The beginning of a line that is not whole yet.
+    held: Vec<u8>,
+}
+
+impl Follower {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let open = || -> io::Result<_> {
+            let file = File::open(path)?;
+            let inode = file.metadata()?.ino();
+            Ok((file, inode))
+        };
+        let (file, inode) = open().with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file: BufReader::new(file), inode, held: Vec::new() })
+    }
+
+    /// Hands over all whole lines that there are.
+    fn read(&mut self, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> anyhow::Result<()> {
+        loop {
+            self.read_file(each)?;
+            let Ok(now) = self.path.metadata() else { return Ok(()) };
+            if now.ino() == self.inode {
+                return Ok(());
+            }
+            // What was written before it was cut has been read; go on with the new one.
+            let next = Self::open(&self.path)?;
+            (self.file, self.inode) = (next.file, next.inode);
+        }
+    }
+
+    fn read_file(&mut self, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+        loop {
+            let read = (&mut self.file).take(1 << 20).read_until(b'\n', &mut self.held)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if self.held.ends_with(b"\n") || self.held.len() >= 1 << 20 {
+                each(&self.held)?;
+                self.held.clear();
+            }
+        }
+    }
+}
