@@ -45,9 +45,8 @@ impl GettingUp<'_> {
     async fn tell_when_up(&self, formed: &Formed) -> anyhow::Result<()> {
         self.up.cancelled().await;
         let Plan { cluster, size, .. } = self.plan;
-        let (took, keys) = (self.began.elapsed().as_secs_f64(), formed.keys.as_secs_f64());
-        let note =
-            format!("{cluster}: {size} members in {took:.2} s, of that {keys:.2} s for keys");
+        let (took, keys) = (self.began.elapsed(), formed.keys);
+        let note = format!("{cluster}: {size} members in {took:.3?}, of that {keys:.3?} for keys");
         self.console.note(note).await;
         if formed.gate.is_some() {
             self.wait_for_joins(formed).await?;
@@ -55,8 +54,8 @@ impl GettingUp<'_> {
         if !self.checks.is_empty() {
             let began = Instant::now();
             self.wait_until_ready(formed).await?;
-            let took = began.elapsed().as_secs_f64();
-            self.console.note(format!("{cluster}: all ready after {took:.2} s")).await;
+            let took = began.elapsed();
+            self.console.note(format!("{cluster}: all ready after {took:.3?}")).await;
         }
         if self.plan.detach {
             self.console
@@ -96,8 +95,8 @@ impl GettingUp<'_> {
             }
             error => anyhow::Error::from(error).context("watching the programs join"),
         })?;
-        let took = self.began.elapsed().as_secs_f64();
-        self.console.note(format!("{}: all joined after {took:.2} s", self.plan.cluster)).await;
+        let took = self.began.elapsed();
+        self.console.note(format!("{}: all joined after {took:.3?}", self.plan.cluster)).await;
         Ok(())
     }
 

@@ -10,6 +10,8 @@
     reason = "a bench prints what it measures, and stops at the first thing that fails"
 )]
 
+mod launch;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -44,11 +46,12 @@ fn main() {
     // cargo passes --bench.
     let picked: Vec<String> =
         std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let parts: [(&str, fn()); 4] = [
+    let parts: [(&str, fn()); 5] = [
         ("session", session_cost),
         ("roster", roster_spread),
         ("idle", idle_connections),
         ("start", start_up),
+        ("run", launch::launching),
     ];
     for (name, part) in parts {
         if picked.is_empty() || picked.iter().any(|wanted| name.contains(wanted.as_str())) {
