@@ -1,6 +1,7 @@
 //! What goes to stdout, for people or for programs.
 
 use std::io::{self, Write as _};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
@@ -52,6 +53,15 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 /// A line to stderr. If nobody can read it any more, the work goes on all the same.
 pub(crate) fn note(text: &str) {
     let _unread = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+/// A time as people say it: `39 ms`, `1.25 s`.
+pub(crate) fn took(time: Duration) -> String {
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.2} s", time.as_secs_f64())
+    }
 }
 
 /// A roster as a table, with a line above that says how complete it is.

@@ -101,7 +101,7 @@ impl Launch {
         let mut notes = notes.map(Result::unwrap);
         let note = notes.find(|note| note.contains("for keys")).unwrap();
         let took = note.rsplit("of that ").next().unwrap().trim_end_matches(" for keys");
-        let (number, unit) = took.split_at(took.find(|c: char| c.is_alphabetic()).unwrap());
+        let (number, unit) = took.split_once(' ').unwrap();
         let seconds = if unit == "ms" { 1e-3 } else { 1.0 };
         Duration::from_secs_f64(number.parse::<f64>().unwrap() * seconds)
     }

@@ -45,8 +45,8 @@ impl GettingUp<'_> {
     async fn tell_when_up(&self, formed: &Formed) -> anyhow::Result<()> {
         self.up.cancelled().await;
         let Plan { cluster, size, .. } = self.plan;
-        let (took, keys) = (self.began.elapsed(), formed.keys);
-        let note = format!("{cluster}: {size} members in {took:.3?}, of that {keys:.3?} for keys");
+        let (took, keys) = (output::took(self.began.elapsed()), output::took(formed.keys));
+        let note = format!("{cluster}: {size} members in {took}, of that {keys} for keys");
         self.console.note(note).await;
         if formed.gate.is_some() {
             self.wait_for_joins(formed).await?;
@@ -54,8 +54,8 @@ impl GettingUp<'_> {
         if !self.checks.is_empty() {
             let began = Instant::now();
             self.wait_until_ready(formed).await?;
-            let took = began.elapsed();
-            self.console.note(format!("{cluster}: all ready after {took:.3?}")).await;
+            let took = output::took(began.elapsed());
+            self.console.note(format!("{cluster}: all ready after {took}")).await;
         }
         if self.plan.detach {
             self.console
@@ -95,8 +95,8 @@ impl GettingUp<'_> {
             }
             error => anyhow::Error::from(error).context("watching the programs join"),
         })?;
-        let took = self.began.elapsed();
-        self.console.note(format!("{}: all joined after {took:.3?}", self.plan.cluster)).await;
+        let took = output::took(self.began.elapsed());
+        self.console.note(format!("{}: all joined after {took}", self.plan.cluster)).await;
         Ok(())
     }
 
