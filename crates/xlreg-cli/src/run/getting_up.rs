@@ -58,13 +58,11 @@ impl GettingUp<'_> {
             self.console.note(format!("{cluster}: all ready after {took}")).await;
         }
         if self.plan.detach {
-            self.console
-                .note(format!(
-                    "next: xlreg ps; xlreg logs -f --cluster {cluster}; xlreg down {cluster}"
-                ))
-                .await;
+            let id = self.run_id();
+            let next = format!("next: xlreg ps {id}; xlreg logs -f -c {id}; xlreg down {id}");
+            self.console.note(next).await;
             self.console.flush().await;
-            output::line(&self.run_id())?;
+            output::line(&id)?;
         }
         Ok(())
     }
