@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xlreg_core::Name;
 
@@ -28,6 +29,10 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// How long to wait for processes that were killed. The kernel needs an instant, but one that hangs
 /// in a broken file system may never go.
 const KILLED: Duration = Duration::from_secs(5);
+
+/// How long word of a program's end waits for its last lines, so that they come before it. The lines
+/// themselves may wait for longer: whoever reads them may be slow, or not read at all.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// Orders on their way to the supervisor.
 const ORDER_QUEUE: usize = 16;
@@ -232,7 +237,7 @@ pub fn supervise(
         policy,
         output,
         events,
-        ends: JoinSet::new(),
+        news: JoinSet::new(),
         stop: handle.stop.clone(),
         kill: handle.kill.clone(),
         failed: None,
@@ -279,8 +284,14 @@ struct Member {
     spec: Spec,
     state: State,
     group: Option<Group>,
+    /// Cancelled when the group's leader has ended, and its number may become another's.
+    over: CancellationToken,
+    /// Some of what its last program wrote is still on its way.
+    draining: bool,
     started: Instant,
     restarts: u32,
+    /// Those restarts that nobody asked for.
+    retries: u32,
     pause: Duration,
     /// When to start it again by ourselves.
     due: Option<Instant>,
@@ -298,8 +309,11 @@ impl Member {
             spec,
             state: State::Starting,
             group: None,
+            over: CancellationToken::new(),
+            draining: false,
             started: Instant::now(),
             restarts: 0,
+            retries: 0,
             pause: RESTART_PAUSE_MIN,
             due: None,
             kill_at: None,
@@ -310,7 +324,21 @@ impl Member {
 
     /// When something is to be done with it, whatever happens.
     fn next_timer(&self) -> Option<Instant> {
-        self.due.into_iter().chain(self.kill_at).min()
+        self.due.filter(|_| !self.draining).into_iter().chain(self.kill_at).min()
+    }
+
+    /// Sends a signal to its program, if that runs, and to what it has started.
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group.filter(|_| !self.over.is_cancelled()) {
+            group.signal(signal);
+        }
+    }
+
+    /// Asks its program to end.
+    fn terminate(&self) {
+        self.signal(Signal::SIGTERM);
+        // One that is paused could not act on it.
+        self.signal(Signal::SIGCONT);
     }
 
     fn status(&self) -> Status {
@@ -332,14 +360,22 @@ impl Drop for KillOnDrop {
     }
 }
 
+/// What a task says that watches over a program.
+enum News {
+    /// The program has ended.
+    Ended(usize, ExitStatus),
+    /// All that it wrote has been taken.
+    Drained(usize),
+}
+
 struct Supervisor {
     members: Vec<Member>,
     spawner: Arc<Spawner>,
     policy: Policy,
     output: mpsc::Sender<Output>,
     events: mpsc::UnboundedSender<Event>,
-    /// One task a running program, which ends with it.
-    ends: JoinSet<(usize, io::Result<ExitStatus>)>,
+    /// Two tasks a running program: one ends with it, the other when all it wrote has been taken.
+    news: JoinSet<News>,
     stop: CancellationToken,
     kill: CancellationToken,
     /// The first failure that was not wanted.
@@ -352,9 +388,8 @@ impl Supervisor {
         if started {
             self.watch(&mut asked).await;
         }
-        asked.close();
         let stopped = self.stop.is_cancelled();
-        self.stop_all().await;
+        self.stop_all(&mut asked).await;
         match self.failed.take() {
             // What failed while all were asked to stop did so because of that.
             Some((rank, failure)) => Ended::Failed { rank, failure },
@@ -382,11 +417,11 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                Some(ended) = self.ends.join_next() => {
-                    if let Ok((rank, status)) = ended && !self.ended(rank, status).await {
-                        return;
-                    }
-                }
+                Some(news) = self.news.join_next() => match news {
+                    Ok(News::Ended(rank, status)) if !self.ended(rank, status).await => return,
+                    Ok(News::Drained(rank)) => self.drained(rank).await,
+                    _ => {}
+                },
                 Some(ask) = asked.recv() => self.carry_out(ask).await,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.kill_late();
@@ -401,7 +436,7 @@ impl Supervisor {
     /// Whether no program runs and none will.
     fn is_over(&self) -> bool {
         let linger = self.policy.linger || self.members.iter().any(|member| member.expected);
-        !linger && self.ends.is_empty() && self.members.iter().all(|member| member.due.is_none())
+        !linger && self.news.is_empty() && self.members.iter().all(|member| member.due.is_none())
     }
 
     async fn start(&mut self, rank: usize) -> io::Result<()> {
@@ -414,48 +449,54 @@ impl Supervisor {
         member.started = Instant::now();
         let _nobody_listens = self.events.send(Event::Started { rank, pid: group.id() });
         let over = CancellationToken::new();
-        let mut pumps = JoinSet::new();
-        if let Some(pipe) = child.stdout.take() {
-            let output = self.output.clone();
-            pumps.spawn(output::pump(pipe, rank, Stream::Stdout, output, over.clone()));
-        }
-        if let Some(pipe) = child.stderr.take() {
-            let output = self.output.clone();
-            pumps.spawn(output::pump(pipe, rank, Stream::Stderr, output, over.clone()));
-        }
-        self.ends.spawn(async move {
+        member.over = over.clone();
+        member.draining = true;
+        let drained = CancellationToken::new();
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let (output, ended, all_taken) = (self.output.clone(), over.clone(), drained.clone());
+        self.news.spawn(async move {
+            let _however_it_ends = all_taken.drop_guard();
+            tokio::join!(
+                pump(out, rank, Stream::Stdout, output.clone(), ended.clone()),
+                pump(err, rank, Stream::Stderr, output, ended),
+            );
+            News::Drained(rank)
+        });
+        self.news.spawn(async move {
             // What the program leaves running goes with it: at once, as long as the number of its
             // group is surely still its own.
             let group = KillOnDrop(group);
             let status = child.wait().await;
             drop(group);
             over.cancel();
-            while pumps.join_next().await.is_some() {}
-            (rank, status)
+            let _not_read_yet = timeout(LAST_LINES, drained.cancelled()).await;
+            // That waiting fails is not known to happen; what ends unseen has not ended well.
+            News::Ended(rank, status.unwrap_or_else(|_| ExitStatus::from_raw(1 << 8)))
         });
         Ok(())
     }
 
     /// Notes a program's end; whether to go on.
-    async fn ended(&mut self, rank: usize, status: io::Result<ExitStatus>) -> bool {
+    async fn ended(&mut self, rank: usize, status: ExitStatus) -> bool {
         let Some(member) = self.members.get_mut(rank) else { return true };
-        // That waiting fails is not known to happen; the program is out of our hands then.
-        let status = status.unwrap_or_default();
         let pid = member.group.take().map_or(0, Group::id);
         member.kill_at = None;
         member.state = ended_state(status);
         let expected = member.expected;
         let _nobody_listens = self.events.send(Event::Ended { rank, pid, status, expected });
-        if let Some(answer) = member.restart.take() {
-            self.restart(rank, answer).await;
+        if member.restart.is_some() {
+            if !member.draining {
+                self.restarted(rank).await;
+            }
             return true;
         }
         if expected || status.success() {
             return true;
         }
         match self.policy.on_exit {
-            OnExit::Restart { times } if times.is_none_or(|times| member.restarts < times) => {
+            OnExit::Restart { times } if times.is_none_or(|times| member.retries < times) => {
                 member.restarts += 1;
+                member.retries += 1;
                 if member.started.elapsed() > SETTLED {
                     member.pause = RESTART_PAUSE_MIN;
                 }
@@ -474,23 +515,32 @@ impl Supervisor {
         }
     }
 
+    /// Notes that all of a program's output has been taken.
+    async fn drained(&mut self, rank: usize) {
+        let Some(member) = self.members.get_mut(rank) else { return };
+        member.draining = false;
+        if member.restart.is_some() && member.group.is_none() {
+            self.restarted(rank).await;
+        }
+    }
+
     /// Kills those that were asked to stop and have not.
     fn kill_late(&mut self) {
         let now = Instant::now();
         for member in &mut self.members {
-            if member.kill_at.take_if(|at| *at <= now).is_some()
-                && let Some(group) = member.group
-            {
-                group.signal(Signal::SIGKILL);
+            if member.kill_at.take_if(|at| *at <= now).is_some() {
+                member.signal(Signal::SIGKILL);
             }
         }
     }
 
-    /// Starts those whose pause is over; whether to go on.
+    /// Starts those whose pause is over, and whose last output is taken, so that what waits for a
+    /// slow reader does not pile up; whether to go on.
     async fn start_due(&mut self) -> bool {
         let now = Instant::now();
         for rank in 0..self.members.len() {
-            let due = self.members.get(rank).and_then(|member| member.due);
+            let due = self.members.get(rank).filter(|member| !member.draining);
+            let due = due.and_then(|member| member.due);
             if due.is_some_and(|due| due <= now)
                 && let Err(error) = self.start(rank).await
             {
@@ -516,22 +566,22 @@ impl Supervisor {
 
     fn signal(&mut self, rank: usize, order: Order) -> Result<(), OrderError> {
         let member = self.members.get_mut(rank).ok_or(OrderError::NoMember(rank))?;
-        let Some(group) = member.group else {
+        if member.group.is_none() {
             let name = member.spec.name.clone();
             return Err(OrderError::NotRunning { name, state: member.state });
-        };
+        }
         match order {
             Order::Pause => {
-                group.signal(Signal::SIGSTOP);
+                member.signal(Signal::SIGSTOP);
                 member.state = State::Paused;
             }
             Order::Resume => {
-                group.signal(Signal::SIGCONT);
+                member.signal(Signal::SIGCONT);
                 member.state = State::Running;
             }
             Order::Kill | Order::Restart => {
                 member.expected = true;
-                group.signal(Signal::SIGKILL);
+                member.signal(Signal::SIGKILL);
             }
         }
         Ok(())
@@ -543,19 +593,25 @@ impl Supervisor {
             let _caller_gone = answer.send(Err(OrderError::NoMember(rank)));
             return;
         };
-        if let Some(group) = member.group {
-            if member.restart.is_some() {
-                let name = member.spec.name.clone();
-                let _caller_gone = answer.send(Err(OrderError::Restarting { name }));
-                return;
-            }
-            member.expected = true;
-            member.restart = Some(answer);
-            group.signal(Signal::SIGTERM);
-            group.signal(Signal::SIGCONT);
-            member.kill_at = Some(Instant::now() + self.policy.grace);
+        if member.restart.is_some() {
+            let name = member.spec.name.clone();
+            let _caller_gone = answer.send(Err(OrderError::Restarting { name }));
             return;
         }
+        member.restart = Some(answer);
+        if member.group.is_some() {
+            member.expected = true;
+            member.terminate();
+            member.kill_at = Some(Instant::now() + self.policy.grace);
+        } else if !member.draining {
+            self.restarted(rank).await;
+        }
+    }
+
+    /// Starts a member that has ended, as somebody has asked for, and tells him.
+    async fn restarted(&mut self, rank: usize) {
+        let Some(member) = self.members.get_mut(rank) else { return };
+        let Some(answer) = member.restart.take() else { return };
         member.restarts += 1;
         let name = member.spec.name.clone();
         let started = self.start(rank).await;
@@ -563,49 +619,70 @@ impl Supervisor {
             answer.send(started.map_err(|source| OrderError::Start { name, source }));
     }
 
-    /// Asks, waits, kills.
-    async fn stop_all(&mut self) {
-        for member in &self.members {
-            if let Some(group) = member.group {
-                group.signal(Signal::SIGTERM);
-                // One that is paused could not act on it.
-                group.signal(Signal::SIGCONT);
-            }
-        }
+    /// Asks, waits, kills. Meanwhile tells how all are, and takes no more orders.
+    async fn stop_all(&mut self, asked: &mut mpsc::Receiver<Ask>) {
+        self.members.iter().for_each(Member::terminate);
         let kill = self.kill.clone();
-        let grace = self.policy.grace;
-        tokio::select! {
-            () = self.all_over() => return,
-            () = kill.cancelled() => {}
-            () = sleep(grace) => {
-                let running = |(rank, member): (usize, &Member)| member.group.map(|_| rank);
-                let ranks = self.members.iter().enumerate().filter_map(running).collect();
-                let _nobody_listens = self.events.send(Event::Killing { ranks });
+        let mut killed = false;
+        let mut patience = Instant::now() + self.policy.grace;
+        while self.members.iter().any(|member| member.group.is_some()) {
+            tokio::select! {
+                Some(news) = self.news.join_next() => {
+                    if let Ok(News::Ended(rank, status)) = news {
+                        self.stopped(rank, status);
+                    }
+                }
+                Some(ask) = asked.recv() => match ask {
+                    Ask::Order(_, _, answer) => {
+                        let _caller_gone = answer.send(Err(OrderError::Stopping));
+                    }
+                    status @ Ask::Status(_) => self.carry_out(status).await,
+                },
+                () = kill.cancelled(), if !killed => {
+                    (killed, patience) = (true, self.kill_all());
+                }
+                () = sleep_until(patience) => {
+                    if killed {
+                        return;
+                    }
+                    let running = |(rank, member): (usize, &Member)| member.group.map(|_| rank);
+                    let ranks = self.members.iter().enumerate().filter_map(running).collect();
+                    let _nobody_listens = self.events.send(Event::Killing { ranks });
+                    (killed, patience) = (true, self.kill_all());
+                }
             }
         }
-        for member in &self.members {
-            if let Some(group) = member.group {
-                group.signal(Signal::SIGKILL);
-            }
-        }
-        let _hanging = timeout(KILLED, self.all_over()).await;
     }
 
-    async fn all_over(&mut self) {
-        while let Some(ended) = self.ends.join_next().await {
-            let Ok((rank, status)) = ended else { continue };
-            let status = status.unwrap_or_default();
-            let Some(member) = self.members.get_mut(rank) else { continue };
-            let pid = member.group.take().map_or(0, Group::id);
-            member.state = ended_state(status);
-            let ended = Event::Ended { rank, pid, status, expected: true };
-            let _nobody_listens = self.events.send(ended);
-        }
+    /// Returns until when to wait for their end.
+    fn kill_all(&self) -> Instant {
+        self.members.iter().for_each(|member| member.signal(Signal::SIGKILL));
+        Instant::now() + KILLED
+    }
+
+    fn stopped(&mut self, rank: usize, status: ExitStatus) {
+        let Some(member) = self.members.get_mut(rank) else { return };
+        let pid = member.group.take().map_or(0, Group::id);
+        member.state = ended_state(status);
+        let ended = Event::Ended { rank, pid, status, expected: true };
+        let _nobody_listens = self.events.send(ended);
+    }
+}
+
+/// Hands a program's pipe to [`output::pump`], if it has one.
+async fn pump(
+    pipe: Option<impl tokio::io::AsyncRead + Unpin>,
+    rank: usize,
+    stream: Stream,
+    output: mpsc::Sender<Output>,
+    ended: CancellationToken,
+) {
+    if let Some(pipe) = pipe {
+        output::pump(pipe, rank, stream, output, ended).await;
     }
 }
 
 fn ended_state(status: ExitStatus) -> State {
-    use std::os::unix::process::ExitStatusExt as _;
     State::Ended { code: status.code(), signal: status.signal() }
 }
 

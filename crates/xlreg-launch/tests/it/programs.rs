@@ -188,6 +188,71 @@ async fn one_that_does_not_listen_is_killed_after_the_grace_and_named() {
     assert!(matches!(world.ended().await, Ended::Stopped));
 }
 
+/// Somebody has stopped the terminal, or sits in a pager.
+#[tokio::test]
+async fn output_that_nobody_takes_keeps_no_program_from_being_stopped() {
+    let mut world = start(&["yes", "echo up; sleep 600"], policy(OnExit::Stop));
+    world.line(1, "up").await;
+    // From here on nobody takes anything, and soon all queues and pipes are full.
+    world.handle.stop();
+    let World { task, output, .. } = world;
+    let ended = tokio::time::timeout(LONG, task).await.expect("it does not end").unwrap();
+    assert!(matches!(ended, Ended::Stopped));
+    drop(output);
+}
+
+#[tokio::test]
+async fn an_end_is_told_though_nobody_takes_the_output() {
+    let script = "echo up; yes & sleep 0.2; exit 3";
+    let mut world = start(&[script], policy(OnExit::Restart { times: None }));
+    let failed = |event: &Event| matches!(event, Event::Ended { rank: 0, .. }).then_some(());
+    world.event(failed).await;
+    let pause = |event: &Event| matches!(event, Event::Restarting { .. }).then_some(());
+    world.event(pause).await;
+    // It starts again only when what it wrote has been taken, or that would pile up.
+    assert_eq!(world.state(0).await, State::Starting);
+    for _ in 0..2 {
+        world.line(0, "up").await;
+    }
+    world.handle.stop();
+    assert!(matches!(world.ended().await, Ended::Stopped));
+}
+
+/// Whoever asks meanwhile hears what is going on.
+#[tokio::test]
+async fn while_all_are_stopping_they_can_be_seen_but_not_ordered_about() {
+    let script = "trap '' TERM; echo up; while :; do sleep 600; done";
+    let mut world = start(&[script, "sleep 600"], policy(OnExit::Stop));
+    world.line(0, "up").await;
+    world.handle.stop();
+    let ended = |event: &Event| matches!(event, Event::Ended { rank: 1, .. }).then_some(());
+    world.event(ended).await;
+    assert_eq!(world.state(0).await, State::Running);
+    assert!(matches!(world.state(1).await, State::Ended { .. }));
+    let refused = world.handle.order(1, Order::Restart).await;
+    assert!(matches!(refused, Err(OrderError::Stopping)), "{refused:?}");
+    world.handle.kill();
+    assert!(matches!(world.ended().await, Ended::Stopped));
+}
+
+/// Those that somebody asked for don't count.
+#[tokio::test]
+async fn restarts_that_were_asked_for_use_up_no_others() {
+    let script = "echo up; test -e $FLAG/go && exit 3; sleep 600";
+    let dir = tempfile::tempdir().unwrap();
+    let script = script.replace("$FLAG", dir.path().to_str().unwrap());
+    let mut world = start(&[&script], policy(OnExit::Restart { times: Some(1) }));
+    for _ in 0..2 {
+        world.line(0, "up").await;
+        world.handle.order(0, Order::Restart).await.unwrap();
+    }
+    std::fs::write(dir.path().join("go"), "").unwrap();
+    world.handle.order(0, Order::Restart).await.unwrap();
+    let again = |event: &Event| matches!(event, Event::Restarting { .. }).then_some(());
+    world.event(again).await;
+    assert!(matches!(world.ended().await, Ended::Failed { rank: 0, .. }));
+}
+
 #[tokio::test]
 async fn killing_does_not_wait_for_the_grace() {
     let script = "trap '' TERM; echo up; while :; do sleep 600; done";
