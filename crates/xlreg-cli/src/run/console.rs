@@ -3,11 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use anstream::{AutoStream, ColorChoice};
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{SetOnce, mpsc, oneshot};
 use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output, Stream};
 
@@ -49,11 +49,11 @@ enum Piece {
 }
 
 impl Console {
-    /// Starts it. `broken` is cancelled when nobody reads our output any more.
+    /// Starts it. `broken` hears why the programs' output can't be printed any more.
     pub(crate) fn start(
         names: &[Name],
         targets: &Targets,
-        broken: CancellationToken,
+        broken: Arc<SetOnce<String>>,
     ) -> anyhow::Result<Self> {
         let mut printer = Printer::new(names, targets, broken)?;
         let (pieces, mut coming) = mpsc::channel(OUTPUT_QUEUE);
@@ -89,12 +89,11 @@ impl Console {
 struct Printer {
     /// What stands before each member's lines, without and with colour.
     prefixes: Vec<Prefix>,
-    /// None when nobody reads it any more.
-    streams: Option<Streams>,
+    streams: Streams,
     programs: bool,
     log: Option<Log>,
     files: Vec<Sink>,
-    broken: CancellationToken,
+    broken: Arc<SetOnce<String>>,
 }
 
 struct Prefix {
@@ -123,7 +122,7 @@ struct Log {
 }
 
 impl Printer {
-    fn new(names: &[Name], targets: &Targets, broken: CancellationToken) -> anyhow::Result<Self> {
+    fn new(names: &[Name], targets: &Targets, broken: Arc<SetOnce<String>>) -> anyhow::Result<Self> {
         let width = names.iter().map(|name| name.as_str().len()).max().unwrap_or_default();
         let prefixes = names.iter().zip(COLOURS.iter().cycle()).map(|(name, colour)| {
             if !targets.prefix {
@@ -142,12 +141,12 @@ impl Printer {
                 files.collect::<anyhow::Result<_>>()?
             }
         };
-        let log = targets.log.as_deref().map(Sink::open).transpose()?;
+        let log = targets.log.as_deref().map(Log::open).transpose()?;
         Ok(Self {
             prefixes: prefixes.collect(),
-            streams: Some(Streams::new()),
+            streams: Streams::new(),
             programs: targets.programs,
-            log: log.map(|sink| Log { sink, bytes: 0 }),
+            log,
             files,
             broken,
         })
@@ -172,7 +171,10 @@ impl Printer {
         if let Some(log) = &mut self.log {
             log.write(&prefixed(&prefix.plain, &output.text));
         }
-        let Some(streams) = self.streams.as_mut().filter(|_| self.programs) else { return };
+        if !self.programs {
+            return;
+        }
+        let streams = &mut self.streams;
         let written = match output.stream {
             Stream::Stdout => {
                 let prefix = if streams.stdout_coloured { &prefix.coloured } else { &prefix.plain };
@@ -192,18 +194,14 @@ impl Printer {
         if let Some(log) = &mut self.log {
             log.write(format!("xlreg: {note}\n").as_bytes());
         }
-        if let Some(streams) = &mut self.streams {
-            let _first_the_programs = streams.stdout.flush();
-            let _unread = writeln!(streams.stderr, "xlreg: {note}");
-        }
+        let _first_the_programs = self.streams.stdout.flush();
+        let _unread = writeln!(self.streams.stderr, "xlreg: {note}");
     }
 
     fn flush(&mut self) {
-        if let Some(streams) = &mut self.streams {
-            let flushed = streams.stdout.flush();
-            let _unread = streams.stderr.flush();
-            self.note_broken(flushed);
-        }
+        let flushed = self.streams.stdout.flush();
+        let _unread = self.streams.stderr.flush();
+        self.note_broken(flushed);
         if let Some(log) = &mut self.log {
             log.sink.flush();
         }
@@ -212,10 +210,13 @@ impl Printer {
 
     /// Nobody reads any more: then nobody needs the programs either, as in any pipe.
     fn note_broken(&mut self, written: io::Result<()>) {
-        if written.is_err() {
-            self.streams = None;
-            self.broken.cancel();
-        }
+        let Err(error) = written else { return };
+        let why = match error.kind() {
+            io::ErrorKind::BrokenPipe => "nobody reads the programs' output any more".to_owned(),
+            _ => format!("cannot print the programs' output: {error}"),
+        };
+        self.programs = false;
+        let _known_before = self.broken.set(format!("{why}, so they were stopped"));
     }
 }
 
@@ -259,6 +260,13 @@ impl Sink {
 }
 
 impl Log {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let sink = Sink::open(path)?;
+        // That of a kept cluster may go on from its last run.
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self { sink, bytes })
+    }
+
     fn write(&mut self, text: &[u8]) {
         self.bytes += text.len() as u64;
         if self.bytes > LOG_BYTES_MAX / 2 {

@@ -198,6 +198,8 @@ impl Control {
 
     async fn status(&self) -> Run {
         let mut run = self.run.clone();
+        // All is over, but for what nobody has read yet; who still runs says so himself.
+        run.members.iter_mut().for_each(|member| member.state = "ended".to_owned());
         for (member, status) in run.members.iter_mut().zip(self.handle.status().await) {
             (member.exit_code, member.signal) = match status.state {
                 State::Ended { code, signal } => (code, signal),

@@ -25,6 +25,8 @@ pub(super) struct GettingUp<'a> {
     pub(super) console: &'a Console,
     /// Cancelled when all programs have started.
     pub(super) up: &'a CancellationToken,
+    /// To be cancelled when all is up.
+    pub(super) all_up: &'a CancellationToken,
     pub(super) began: Instant,
 }
 
@@ -34,6 +36,7 @@ impl GettingUp<'_> {
         if let Err(error) = self.tell_when_up(formed).await {
             return error;
         }
+        self.all_up.cancel();
         // Only now: before, the cores had better things to do.
         let _refilling = formed.refill.as_ref().map(|(pool, target)| {
             // A pool that can't be filled costs the next run time, and this one nothing.

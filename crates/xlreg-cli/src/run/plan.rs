@@ -149,6 +149,11 @@ impl Plan {
         }
     }
 
+    /// Whether programs that have started are not up by that alone.
+    pub(crate) fn has_to_get_up(&self) -> bool {
+        self.self_join || self.ready.is_some()
+    }
+
     /// The members' names, by rank.
     pub(crate) fn names(&self) -> anyhow::Result<Vec<Name>> {
         let names = (0..self.size).map(|rank| format!("member_{rank}").parse());

@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::sync::{SetOnce, mpsc};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output};
@@ -25,9 +26,9 @@ use super::form::{self, Formed, Member};
 use super::getting_up::GettingUp;
 use super::plan::Plan;
 use super::{PortMode, descendants, dir, events, guard, interrupted};
-use crate::exit::{Code, Ending};
+use crate::exit::{self, Code, Ending};
 
-/// How long to wait for what was printed to be read, when all is over.
+/// How long to wait for what was printed to be read, when all is over and somebody waits for that.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// What asks a run to end, each in its own way.
@@ -39,8 +40,8 @@ struct Stops {
     hurry: CancellationToken,
     /// Somebody asked by `xlreg down`.
     down: CancellationToken,
-    /// Nobody reads our output any more.
-    broken: CancellationToken,
+    /// Why the programs' output can't be printed any more.
+    broken: Arc<SetOnce<String>>,
     /// The guard was killed: nobody cleans up after us.
     orphaned: CancellationToken,
 }
@@ -64,9 +65,19 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     descendants::kill_all();
     let outcome = remains(plan, &run_dir, &ended, &stops);
     let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
-    let code = ended?;
-    cleaned?;
-    Ok(code)
+    Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
+}
+
+/// Tells of the error; but not for longer than somebody might take to read it.
+fn report(error: anyhow::Error) -> Code {
+    let code = exit::code(&error);
+    let (told, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        exit::report(&error);
+        let _nobody_waits = told.send(());
+    });
+    let _unread = wait.recv_timeout(LAST_LINES);
+    code
 }
 
 /// What to leave word of: how a detached run ended that nobody has asked to end.
@@ -84,7 +95,7 @@ fn remains(
     }
     Some(match ended {
         Ok(_) => "all programs have ended".to_owned(),
-        Err(error) => crate::exit::message(error),
+        Err(error) => exit::message(error),
     })
 }
 
@@ -125,13 +136,14 @@ async fn run(
     launch(plan, formed, run_dir, listener, stops, began).await
 }
 
-/// The first asks to stop, the second to hurry.
+/// The first asks to stop, the second to hurry. But nobody hurries us by hanging up: a terminal and
+/// its shell both do, and so does the system's service manager after it has asked.
 fn listen_for_signals(stops: &Stops) -> anyhow::Result<()> {
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let (mut signals, stops) = (signal(kind)?, stops.clone());
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if stops.stop.is_cancelled() {
+                if stops.stop.is_cancelled() && kind != SignalKind::hangup() {
                     stops.hurry.cancel();
                 }
                 stops.stop.cancel();
@@ -188,11 +200,14 @@ async fn launch(
     let control = Control { run, handle: handle.clone(), down: stops.down.clone() };
     let control = tokio::spawn(control.serve(listener));
 
-    let getting_up = GettingUp { plan, checks: &checks, console: &console, up: &up, began };
+    let all_up = CancellationToken::new();
+    let getting_up =
+        GettingUp { plan, checks: &checks, console: &console, up: &up, all_up: &all_up, began };
+    let mut staying = pin!(getting_up.and_stay(&formed));
     let stopped = tokio::select! {
         biased;
         ended = &mut supervisor => Err(ended.context("supervising the programs")?),
-        failed = getting_up.and_stay(&formed) => Ok(Err(failed)),
+        failed = &mut staying => Ok(Err(failed)),
         why = asked_to_end(stops) => Ok(why),
     };
     let outcome = match stopped {
@@ -207,18 +222,45 @@ async fn launch(
             }
             why
         }
-        Err(Ended::Done | Ended::Stopped) => Ok(Code::Done),
+        Err(Ended::Done | Ended::Stopped) if plan.has_to_get_up() && !all_up.is_cancelled() => {
+            Err(ended_early(plan).into())
+        }
+        Err(Ended::Done | Ended::Stopped) => {
+            // They have started, if only for an instant; so say it.
+            tokio::select! {
+                _failed = staying => {}
+                () = all_up.cancelled() => {}
+                () = wanted_long_ago(stops) => {}
+            }
+            Ok(Code::Done)
+        }
         Err(Ended::Failed { rank, failure }) => Err(failed(plan, &names, rank, &failure).into()),
     };
-    control.abort();
-    // All that was written is on its way; but nobody may be reading it.
-    let _unread = timeout(LAST_LINES, async {
+    let printed = async {
         let _printed = printing.await;
         let _told = telling.await;
         console.flush().await;
-    })
-    .await;
+    };
+    // All that was written is on its way, and whoever reads it may take his time; but once somebody
+    // wants an end, not for long.
+    tokio::select! {
+        () = printed => {}
+        () = wanted_long_ago(stops) => {}
+    }
+    control.abort();
     outcome
+}
+
+/// Waits until somebody has wanted it to end for a while, or wants it at once.
+async fn wanted_long_ago(stops: &Stops) {
+    let wanted = async {
+        let _how = asked_to_end(stops).await;
+        sleep(LAST_LINES).await;
+    };
+    tokio::select! {
+        () = wanted => {}
+        () = stops.hurry.cancelled() => {}
+    }
 }
 
 /// Waits until somebody wants it to end; how it ends then.
@@ -226,11 +268,13 @@ async fn asked_to_end(stops: &Stops) -> anyhow::Result<Code> {
     tokio::select! {
         () = stops.stop.cancelled() => Err(interrupted().into()),
         () = stops.down.cancelled() => Ok(Code::Done),
-        () = stops.broken.cancelled() => {
-            let message = "nobody reads the programs' output any more, so they were stopped";
-            Err(Ending::new(Code::Failed, message).into())
-        }
+        why = stops.broken.wait() => Err(Ending::new(Code::Failed, why).into()),
     }
+}
+
+fn ended_early(plan: &Plan) -> Ending {
+    let goal = if plan.self_join { "joined the cluster" } else { "were ready" };
+    Ending::new(Code::Incomplete, format!("the programs have ended before all {goal}"))
 }
 
 fn failed(plan: &Plan, names: &[Name], rank: usize, failure: &Failure) -> Ending {
