@@ -1,7 +1,8 @@
 //! `xlreg ps`, `logs`, `down`, `pause`, `resume`, `kill`, `restart`: runs, from outside.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::connect::duration;
-use crate::exit::{Code, Ending};
+use crate::exit::{self, Code, Ending};
 use crate::output::{self, Output};
 use crate::run::control::{self, Answer, Request, Run, Wanted};
 use crate::run::dir::{self, ENDED_FILE, Found};
@@ -83,6 +84,8 @@ pub(crate) struct MemberArgs {
 struct Told {
     found: Found,
     run: Option<Run>,
+    /// It has answered, if only that there is nothing to tell yet.
+    answers: bool,
 }
 
 impl Told {
@@ -90,8 +93,9 @@ impl Told {
         let Some(run) = &self.run else {
             let word = std::fs::read_to_string(self.found.path.join(ENDED_FILE));
             return match word {
-                Ok(word) => format!("ended: {word}"),
-                Err(_) => "starting".to_owned(),
+                Ok(word) if !self.found.alive => format!("ended: {word}"),
+                _ if self.answers => "starting".to_owned(),
+                _ => "not answering".to_owned(),
             };
         };
         let running = run.members.iter().filter(|member| member.state == "running").count();
@@ -112,12 +116,15 @@ pub(crate) fn ps(args: &PsArgs) -> anyhow::Result<Code> {
 }
 
 fn tell(found: Found) -> Told {
-    let answer = control::ask(&found.path, &Request::Status, STATUS_WITHIN);
+    // The socket of one that has ended is still there, but nobody is behind it.
+    let answer = found.alive.then(|| control::ask(&found.path, &Request::Status, STATUS_WITHIN));
+    let answer = answer.and_then(Result::ok);
+    let answers = answer.is_some();
     let run = match answer {
-        Ok(Answer::Status(run)) => Some(run),
+        Some(Answer::Status(run)) => Some(run),
         _ => None,
     };
-    Told { found, run }
+    Told { found, run, answers }
 }
 
 fn list(runs: &[Told]) -> String {
@@ -221,72 +228,80 @@ fn over(found: &Found) -> anyhow::Error {
 pub(crate) fn down(args: &DownArgs) -> anyhow::Result<Code> {
     let runs = if args.all { dir::all()? } else { vec![find(args.cluster.as_ref())?] };
     let by = Instant::now() + args.timeout;
-    for found in &runs {
-        if found.alive {
-            let rest = by.saturating_duration_since(Instant::now());
-            control::ask(&found.path, &Request::Down, rest)?;
+    let asked: Vec<_> = runs.iter().map(|found| ask_to_end(found, by)).collect();
+    // One that does not answer is told of when the others are down.
+    let mut ended = Ok(());
+    for (found, asked) in runs.iter().zip(asked) {
+        let gone = asked.and_then(|()| wait_until_gone(found, by, args.timeout));
+        if gone.is_ok() {
+            output::note(&format!("xlreg: {} is down", found.id));
         }
+        ended = ended.and(gone);
     }
-    for found in &runs {
-        wait_until_gone(found, by, args.timeout)?;
-        output::note(&format!("xlreg: {} is down", found.id));
+    ended.map(|()| Code::Done)
+}
+
+fn ask_to_end(found: &Found, by: Instant) -> anyhow::Result<()> {
+    let rest = by.saturating_duration_since(Instant::now());
+    match found.alive.then(|| control::ask(&found.path, &Request::Down, rest)) {
+        // No answer in time.
+        Some(Err(error)) if exit::code(&error) == Code::Incomplete => Err(error),
+        // Nobody there to ask: it is about to end by itself, or has.
+        _ => Ok(()),
     }
-    Ok(Code::Done)
 }
 
 fn wait_until_gone(found: &Found, by: Instant, at_most: Duration) -> anyhow::Result<()> {
     loop {
-        let again = dir::all()?.into_iter().find(|other| other.id == found.id);
-        match again {
+        match dir::look(&found.path) {
             None => return Ok(()),
             Some(again) if !again.alive => {
-                return dir::remove(&again.path)
-                    .with_context(|| format!("removing {}", again.path.display()));
+                let doing = || format!("removing {}", found.path.display());
+                if dir::sweep(&found.path).with_context(doing)? {
+                    return Ok(());
+                }
             }
-            Some(_) if Instant::now() >= by => {
-                let message = format!(
-                    "cluster {} has not stopped within {at_most:?}; see xlreg ps {0}",
-                    found.id
-                );
-                return Err(Ending::new(Code::Incomplete, message).into());
-            }
-            Some(_) => std::thread::sleep(LOOK),
+            Some(_) => {}
         }
+        if Instant::now() >= by {
+            let message = format!(
+                "cluster {} has not stopped within {at_most:?}; see xlreg ps {0}",
+                found.id
+            );
+            return Err(Ending::new(Code::Incomplete, message).into());
+        }
+        std::thread::sleep(LOOK);
     }
 }
 
 pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<Code> {
     let found = find(args.which.cluster.as_ref())?;
     let path = log_of(&found)?;
-    let wanted: Vec<_> = args.members.iter().map(|member| named(member, &found)).collect();
-    let wanted = wanted.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let wanted = wanted(&args.members, &found)?;
     let mut log = Follower::open(&path)?;
-    let mut lines = Vec::new();
+    let kept = args.tail.unwrap_or(usize::MAX);
+    let mut last = VecDeque::new();
+    let mut out = BufWriter::new(io::stdout().lock());
     log.read(&mut |line| {
-        if is_wanted(line, &wanted) {
-            lines.push(line.to_vec());
-            let kept = args.tail.unwrap_or(usize::MAX);
-            if lines.len() > kept.saturating_mul(2).max(1024) && kept != usize::MAX {
-                lines.drain(..lines.len() - kept);
-            }
-            // With no bound asked for, lines are printed as they come.
-            if kept == usize::MAX {
-                return lines.drain(..).try_for_each(|line| print(&line));
-            }
+        if !is_wanted(line, &wanted) {
+            return Ok(());
         }
+        if kept == usize::MAX {
+            return print(&mut out, line);
+        }
+        last.push_back(line.to_vec());
+        last.drain(..last.len().saturating_sub(kept));
         Ok(())
     })?;
-    let first = lines.len().saturating_sub(args.tail.unwrap_or(usize::MAX));
-    for line in lines.iter().skip(first) {
-        print(line)?;
-    }
-    if !args.follow {
-        return Ok(Code::Done);
-    }
+    last.iter().try_for_each(|line| print(&mut out, line))?;
     loop {
-        let over = !dir::all()?.iter().any(|other| other.id == found.id && other.alive);
-        log.read(&mut |line| if is_wanted(line, &wanted) { print(line) } else { Ok(()) })?;
+        read_enough(out.flush())?;
+        let over = !args.follow || dir::look(&found.path).is_none_or(|found| !found.alive);
+        log.read(&mut |line| {
+            if is_wanted(line, &wanted) { print(&mut out, line) } else { Ok(()) }
+        })?;
         if over {
+            read_enough(out.flush())?;
             return Ok(Code::Done);
         }
         std::thread::sleep(LOOK);
@@ -295,35 +310,43 @@ pub(crate) fn logs(args: &LogsArgs) -> anyhow::Result<Code> {
 
 /// The file with a run's log.
 fn log_of(found: &Found) -> anyhow::Result<PathBuf> {
-    let own = found.path.join(control::LOG_FILE);
-    if own.exists() {
-        return Ok(own);
+    let log = found.path.join(control::LOG_FILE);
+    // That of a kept cluster is elsewhere, and linked from here.
+    if let Ok(log) = log.canonicalize() {
+        return Ok(log);
     }
-    let told = control::ask(&found.path, &Request::Status, STATUS_WITHIN);
-    match told {
-        Ok(Answer::Status(Run { log: Some(log), .. })) => Ok(log),
-        _ => {
-            let message = format!(
-                "cluster {} keeps no log: it prints its programs' output where it was started; \
-                 use --detach or --log-dir",
-                found.id
-            );
-            Err(Ending::new(Code::NotFound, message).into())
-        }
-    }
+    let message = format!(
+        "cluster {} has no log: it prints its programs' output where it was started, or has started \
+         none yet; see --detach and --log-dir of xlreg run",
+        found.id
+    );
+    Err(Ending::new(Code::NotFound, message).into())
 }
 
-/// A member's name, if it was given by rank.
-fn named(member: &str, found: &Found) -> anyhow::Result<String> {
-    if member.parse::<usize>().is_err() {
-        return Ok(member.to_owned());
+/// The names of these members, some of which may be given by rank.
+fn wanted(members: &[String], found: &Found) -> anyhow::Result<Vec<String>> {
+    if members.is_empty() {
+        return Ok(Vec::new());
     }
-    let run =
-        tell(Found { id: found.id.clone(), path: found.path.clone(), alive: found.alive }).run;
-    let by_rank =
-        run.and_then(|run| run.members.into_iter().find(|other| other.rank.to_string() == member));
-    let by_rank = by_rank.map(|member| member.name);
-    by_rank.with_context(|| format!("no member has rank {member}; name it, as in member_{member}"))
+    let Some(run) = tell(found.clone()).run else {
+        // Nobody is left to ask. The names that `run` gives are made of ranks.
+        let named = |member: &String| match member.parse::<usize>() {
+            Ok(rank) => format!("member_{rank}"),
+            Err(_) => member.clone(),
+        };
+        return Ok(members.iter().map(named).collect());
+    };
+    let name = |member: &String| {
+        let known = run.members.iter();
+        known
+            .map(|other| (&other.name, other.rank.to_string()))
+            .find_map(|(name, rank)| (name == member || rank == *member).then(|| name.clone()))
+            .ok_or_else(|| control::no_member(&run, member))
+    };
+    members
+        .iter()
+        .map(|member| Ok(name(member).map_err(|why| Ending::new(Code::NotFound, why))?))
+        .collect()
 }
 
 fn is_wanted(line: &[u8], members: &[String]) -> bool {
@@ -335,9 +358,13 @@ fn is_wanted(line: &[u8], members: &[String]) -> bool {
         })
 }
 
-/// A line to stdout; whoever closed the pipe has read enough.
-fn print(line: &[u8]) -> io::Result<()> {
-    match io::stdout().lock().write_all(line) {
+fn print(out: &mut impl Write, line: &[u8]) -> io::Result<()> {
+    read_enough(out.write_all(line))
+}
+
+/// Whoever closed the pipe has read enough.
+fn read_enough(written: io::Result<()>) -> io::Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         written => written,
     }
@@ -353,27 +380,25 @@ struct Follower {
 }
 
 impl Follower {
+    /// From the beginning of all that there is: that of the part that was cut off last, if any.
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let open = || -> io::Result<_> {
-            let file = File::open(path)?;
-            let inode = file.metadata()?.ino();
-            Ok((file, inode))
-        };
-        let (file, inode) = open().with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), file: BufReader::new(file), inode, held: Vec::new() })
+        let opened = open(&control::older(path)).or_else(|_| open(path));
+        let (file, inode) = opened.with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), file, inode, held: Vec::new() })
     }
 
     /// Hands over all whole lines that there are.
     fn read(&mut self, each: &mut impl FnMut(&[u8]) -> io::Result<()>) -> anyhow::Result<()> {
         loop {
             self.read_file(each)?;
-            let Ok(now) = self.path.metadata() else { return Ok(()) };
-            if now.ino() == self.inode {
+            // Just now there may be none, while it is being cut.
+            let Ok((next, inode)) = open(&self.path) else { return Ok(()) };
+            if inode == self.inode {
                 return Ok(());
             }
-            // What was written before it was cut has been read; go on with the new one.
-            let next = Self::open(&self.path)?;
-            (self.file, self.inode) = (next.file, next.inode);
+            // More may have been written before it was cut.
+            self.read_file(each)?;
+            (self.file, self.inode) = (next, inode);
         }
     }
 
@@ -389,4 +414,10 @@ impl Follower {
             }
         }
     }
+}
+
+fn open(path: &Path) -> io::Result<(BufReader<File>, u64)> {
+    let file = File::open(path)?;
+    let inode = file.metadata()?.ino();
+    Ok((BufReader::new(file), inode))
 }

@@ -11,6 +11,7 @@ use tokio::sync::{SetOnce, mpsc, oneshot};
 use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output, Stream};
 
+use super::control;
 use crate::output;
 
 /// The log of a detached run is cut when it gets so long: the older half goes into a second file,
@@ -122,7 +123,11 @@ struct Log {
 }
 
 impl Printer {
-    fn new(names: &[Name], targets: &Targets, broken: Arc<SetOnce<String>>) -> anyhow::Result<Self> {
+    fn new(
+        names: &[Name],
+        targets: &Targets,
+        broken: Arc<SetOnce<String>>,
+    ) -> anyhow::Result<Self> {
         let width = names.iter().map(|name| name.as_str().len()).max().unwrap_or_default();
         let prefixes = names.iter().zip(COLOURS.iter().cycle()).map(|(name, colour)| {
             if !targets.prefix {
@@ -271,7 +276,7 @@ impl Log {
         self.bytes += text.len() as u64;
         if self.bytes > LOG_BYTES_MAX / 2 {
             self.sink.flush();
-            let older = self.sink.path.with_extension("log.1");
+            let older = control::older(&self.sink.path);
             let renamed = std::fs::rename(&self.sink.path, older);
             if let (Ok(()), Ok(next)) = (renamed, Sink::open(&self.sink.path)) {
                 self.sink = next;

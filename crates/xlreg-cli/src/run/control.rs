@@ -4,7 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
@@ -20,6 +20,11 @@ use crate::exit::{Code, Ending};
 
 /// The log of a detached run, in its directory or in that of the kept cluster.
 pub(crate) const LOG_FILE: &str = "run.log";
+
+/// The part of a log that was cut off last, for who wants all of it.
+pub(crate) fn older(log: &Path) -> PathBuf {
+    log.with_extension("log.1")
+}
 
 /// The socket, in the run's directory.
 const SOCKET_FILE: &str = "control.sock";
@@ -63,7 +68,11 @@ pub(crate) enum Wanted {
 #[serde(rename_all = "snake_case", tag = "is")]
 pub(crate) enum Answer {
     Done,
-    Failed { why: String },
+    /// There are no members yet.
+    Starting,
+    Failed {
+        why: String,
+    },
     Status(Run),
 }
 
@@ -107,14 +116,22 @@ impl Run {
 
 /// Answers whoever asks, until it is dropped.
 pub(crate) struct Control {
-    /// What does not change.
-    pub(crate) run: Run,
-    pub(crate) handle: Handle,
+    /// What does not change, and what does, once programs are started.
+    launched: OnceLock<(Run, Handle)>,
     /// Cancelled when somebody asks to stop.
-    pub(crate) down: CancellationToken,
+    down: CancellationToken,
 }
 
 impl Control {
+    pub(crate) fn new(down: CancellationToken) -> Self {
+        Self { launched: OnceLock::new(), down }
+    }
+
+    /// From now on there are members to ask for.
+    pub(crate) fn launched(&self, run: Run, handle: Handle) {
+        let _only_once = self.launched.set((run, handle));
+    }
+
     /// Opens the socket in the run's directory.
     pub(crate) fn listen(dir: &Path) -> anyhow::Result<UnixListener> {
         let path = dir.join(SOCKET_FILE);
@@ -126,8 +143,7 @@ impl Control {
         })
     }
 
-    pub(crate) async fn serve(self, listener: UnixListener) {
-        let control = Arc::new(self);
+    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
         let askers = Arc::new(Semaphore::new(ASKERS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&askers).acquire_owned().await else { return };
@@ -136,7 +152,7 @@ impl Control {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let control = Arc::clone(&control);
+            let control = Arc::clone(&self);
             tokio::spawn(async move {
                 let _permit = permit;
                 let _asker_gone = control.answer(stream).await;
@@ -161,7 +177,10 @@ impl Control {
 
     async fn carry_out(&self, request: Request) -> Answer {
         match request {
-            Request::Status => Answer::Status(self.status().await),
+            Request::Status => match self.launched.get() {
+                Some((run, handle)) => Answer::Status(status(run.clone(), handle).await),
+                None => Answer::Starting,
+            },
             Request::Down => {
                 self.down.cancel();
                 Answer::Done
@@ -174,49 +193,51 @@ impl Control {
     }
 
     async fn order(&self, member: &str, wanted: Wanted) -> Result<(), String> {
-        let by_name = self.run.members.iter().position(|other| other.name == member);
+        let Some((run, handle)) = self.launched.get() else {
+            return Err("the cluster is still being formed; try again in a moment".to_owned());
+        };
+        let by_name = run.members.iter().position(|other| other.name == member);
         let rank = by_name.or_else(|| member.parse().ok());
-        let known = || {
-            let names = self.run.members.iter().map(|member| member.name.as_str());
-            names.collect::<Vec<_>>().join(", ")
-        };
-        let unknown = || {
-            let cluster = &self.run.cluster;
-            format!("cluster {cluster} has no member {member}; it has {}", known())
-        };
+        let unknown = || no_member(run, member);
         let order = match wanted {
             Wanted::Pause => Order::Pause,
             Wanted::Resume => Order::Resume,
             Wanted::Kill => Order::Kill,
             Wanted::Restart => Order::Restart,
         };
-        match self.handle.order(rank.ok_or_else(unknown)?, order).await {
+        match handle.order(rank.ok_or_else(unknown)?, order).await {
             Err(OrderError::NoMember(_)) => Err(unknown()),
             done => done.map_err(|error| error.to_string()),
         }
     }
+}
 
-    async fn status(&self) -> Run {
-        let mut run = self.run.clone();
-        // All is over, but for what nobody has read yet; who still runs says so himself.
-        run.members.iter_mut().for_each(|member| member.state = "ended".to_owned());
-        for (member, status) in run.members.iter_mut().zip(self.handle.status().await) {
-            (member.exit_code, member.signal) = match status.state {
-                State::Ended { code, signal } => (code, signal),
-                _ => (None, None),
-            };
-            member.state = match status.state {
-                State::Starting => "starting",
-                State::Running => "running",
-                State::Paused => "paused",
-                State::Ended { .. } => "ended",
-            }
-            .to_owned();
-            member.pid = status.pid;
-            member.restarts = status.restarts;
+/// Why nothing can be done with a member that a run hasn't got.
+pub(crate) fn no_member(run: &Run, member: &str) -> String {
+    let names: Vec<_> = run.members.iter().map(|member| member.name.as_str()).collect();
+    format!("cluster {} has no member {member}; it has {}", run.cluster, names.join(", "))
+}
+
+/// The run, with how its members are now.
+async fn status(mut run: Run, handle: &Handle) -> Run {
+    // All is over, but for what nobody has read yet; who still runs says so himself.
+    run.members.iter_mut().for_each(|member| member.state = "ended".to_owned());
+    for (member, status) in run.members.iter_mut().zip(handle.status().await) {
+        (member.exit_code, member.signal) = match status.state {
+            State::Ended { code, signal } => (code, signal),
+            _ => (None, None),
+        };
+        member.state = match status.state {
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Paused => "paused",
+            State::Ended { .. } => "ended",
         }
-        run
+        .to_owned();
+        member.pid = status.pid;
+        member.restarts = status.restarts;
     }
+    run
 }
 
 /// Asks the run in this directory.
@@ -235,7 +256,10 @@ pub(crate) fn ask(dir: &Path, request: &Request, at_most: Duration) -> anyhow::R
         let message = format!("{}: no answer within {at_most:?}", doing());
         return Err(Ending::new(Code::Incomplete, message).into());
     }
-    read.with_context(doing)?;
+    if read.with_context(doing)? == 0 {
+        let message = format!("{}: it has just ended", doing());
+        return Err(Ending::new(Code::Failed, message).into());
+    }
     let answer = serde_json::from_str(&line).with_context(doing)?;
     match answer {
         Answer::Failed { why } => Err(Ending::new(Code::Failed, why).into()),

@@ -4,8 +4,10 @@
 //! whoever kills its children until there are none has killed them all: whether they left their
 //! process groups, their sessions or their terminals.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -32,27 +34,76 @@ pub(crate) fn adopt_orphans() -> anyhow::Result<()> {
 pub(crate) fn kill_all() {
     let begun = Instant::now();
     while begun.elapsed() < KILLED {
-        for pid in all() {
-            // ESRCH: it has just ended.
-            let _ended = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => std::thread::sleep(LOOK),
-            Err(Errno::ECHILD) => return,
-            _ => {}
+        // Their own children are ours next.
+        kill_each(&children());
+        if !reap_all() {
+            return;
         }
     }
 }
 
-/// Children that have ended and that nobody reaps: orphans that we adopted. `ours` are those that
-/// are waited for elsewhere.
-pub(crate) fn reap_orphans(ours: &HashSet<i32>) {
-    let me = std::process::id().cast_signed();
-    for (pid, process) in processes() {
-        if process.parent == me && process.ended && !ours.contains(&pid) {
-            let _reaped = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+/// Reaps all children that have ended. Returns whether there are others.
+fn reap_all() -> bool {
+    let mut pause = LOOK;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => {
+                std::thread::sleep(pause);
+                return true;
+            }
+            Err(Errno::ECHILD) => return false,
+            // Things move: perhaps some have forked and gone, and others are to be caught.
+            _ => pause = Duration::ZERO,
         }
     }
+}
+
+/// Kills all processes of this user whose environment has had `name` set to `value` since they were
+/// started, but for this very one.
+///
+/// For what outlived a launcher and its guard that were killed at once: nobody is its ancestor any
+/// more, and only this tells whose it was.
+pub(crate) fn kill_marked(name: &str, value: &OsStr) {
+    let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
+    let me = std::process::id().cast_signed();
+    let is_marked = |pid: &i32| {
+        // One of another user can't be read, and one that has ended is empty.
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        *pid != me && environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+    };
+    let begun = Instant::now();
+    while begun.elapsed() < KILLED {
+        let marked: Vec<_> = pids().filter(is_marked).collect();
+        if marked.is_empty() {
+            return;
+        }
+        kill_each(&marked);
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Kills processes, and what they start meanwhile as far as that is possible: first all stand still.
+fn kill_each(pids: &[i32]) {
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in pids {
+            // ESRCH: it has just ended.
+            let _ended = kill(Pid::from_raw(*pid), signal);
+        }
+    }
+}
+
+/// Children that have ended and that nobody has reaped.
+///
+/// Whoever waits for a child of his reaps it at once. So what is still there after a while is an
+/// orphan that we adopted.
+pub(crate) fn ended_children() -> HashSet<i32> {
+    let has_ended = |pid: &i32| look(*pid).is_some_and(|process| process.ended);
+    children().into_iter().filter(has_ended).collect()
+}
+
+/// Reaps a child that has ended.
+pub(crate) fn reap(pid: i32) {
+    let _reaped = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
 }
 
 struct Process {
@@ -60,29 +111,27 @@ struct Process {
     ended: bool,
 }
 
-/// The process IDs of all our descendants.
-fn all() -> Vec<i32> {
-    let processes = processes();
-    let me = std::process::id().cast_signed();
-    let is_ours = |mut pid: i32| {
-        // A chain of parents ends at 0, unless it changes while we look.
-        for _ in 0..processes.len() {
-            let Some(process) = processes.get(&pid) else { return false };
-            if process.parent == me {
-                return true;
-            }
-            pid = process.parent;
-        }
-        false
-    };
-    processes.keys().copied().filter(|pid| is_ours(*pid)).collect()
+/// The process IDs of all our children.
+fn children() -> Vec<i32> {
+    listed_children().unwrap_or_else(|| {
+        let me = std::process::id().cast_signed();
+        pids().filter(|pid| look(*pid).is_some_and(|process| process.parent == me)).collect()
+    })
 }
 
-/// All processes that there are, by their IDs.
-fn processes() -> HashMap<i32, Process> {
+/// As the kernel lists them, if it does, which takes no look at all processes that there are.
+fn listed_children() -> Option<Vec<i32>> {
+    let mut children = Vec::new();
+    for thread in fs::read_dir("/proc/self/task").ok()? {
+        let list = fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
+        children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    Some(children)
+}
+
+fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter_map(|pid| Some((pid, look(pid)?))).collect()
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn look(pid: i32) -> Option<Process> {

@@ -2,7 +2,10 @@
 //!
 //! A run's directory holds all that it makes: its members' directories, its control socket, its
 //! logs. Whoever finds one whose lock is free finds the remains of a run that was killed together
-//! with its guard, and removes them.
+//! with its guard: he ends its processes, and removes it.
+//!
+//! Only who holds the lock removes a directory, and the lock file goes last. So a new run of the same
+//! name, which takes the place of an empty directory but of no other, is never taken for the old one.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -14,7 +17,11 @@ use anyhow::Context as _;
 use xlreg::Name;
 use xlreg_proto::keys::random;
 
+use super::descendants;
 use crate::exit::{Code, Ending};
+
+/// The variable that marks all processes of a run, with its directory.
+pub(crate) const MARK: &str = "XLREG_RUN";
 
 /// Held locked by a living run.
 const LOCK_FILE: &str = "lock";
@@ -39,7 +46,7 @@ pub(crate) struct RunDir {
 }
 
 /// A run, as others find it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) id: String,
     pub(crate) path: PathBuf,
@@ -62,20 +69,27 @@ impl RunDir {
     fn create_in(root: &Path, cluster: &Name) -> io::Result<Self> {
         let number = u64::from_le_bytes(random());
         let draft = root.join(format!("{DRAFT}{number:016x}"));
+        let created = Self::create_by(&draft, root, cluster);
+        if created.is_err() {
+            let _not_even_that = fs::remove_dir_all(&draft);
+            let _others_run = fs::remove_dir(root);
+        }
+        created
+    }
+
+    /// Makes a draft, whole and locked, and then gives it its name.
+    fn create_by(draft: &Path, root: &Path, cluster: &Name) -> io::Result<Self> {
         // The last run to end removes the directory of all of them, perhaps just now.
-        retry(|| make_dir(root).and_then(|()| make_dir(&draft)))?;
+        retry(|| make_dir(root).and_then(|()| make_dir(draft)))?;
         let lock = File::create(draft.join(LOCK_FILE))?;
         lock.lock()?;
         for number in 1.. {
             let id = if number == 1 { cluster.to_string() } else { format!("{cluster}-{number}") };
             let path = root.join(id);
-            match fs::rename(&draft, &path) {
+            match fs::rename(draft, &path) {
                 Ok(()) => return Ok(Self { path, _lock: lock }),
                 Err(error) if is_taken(&error) => {}
-                Err(error) => {
-                    let _not_even_that = fs::remove_dir_all(&draft);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
@@ -84,19 +98,79 @@ impl RunDir {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes it and, if it was the last, the directory of all runs.
+    pub(crate) fn remove(self) -> io::Result<()> {
+        clear(&self.path)
+    }
+
+    /// Whether its run has left word for others to look at.
+    pub(crate) fn has_word(&self) -> bool {
+        self.path.join(ENDED_FILE).exists()
+    }
 }
 
-/// Removes a run's directory and, if it was the last, that of all runs.
-pub(crate) fn remove(path: &Path) -> io::Result<()> {
-    let removed = retry(|| match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// Removes all but the logs of a run, and leaves word of how it ended.
+pub(crate) fn leave_word(path: &Path, word: &str) -> io::Result<()> {
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    fs::write(path.join(ENDED_FILE), word)
+}
+
+/// Removes what is left of a run that does not live, processes too. Returns whether it did: somebody
+/// else may be at it, or the run lives.
+pub(crate) fn sweep(path: &Path) -> io::Result<bool> {
+    let Some(_claimed) = claim(path)? else { return Ok(false) };
+    descendants::kill_marked(MARK, path.as_os_str());
+    clear(path).map(|()| true)
+}
+
+/// Locks the directory of a run that has ended. None if the run lives, or somebody else was faster.
+fn claim(path: &Path) -> io::Result<Option<File>> {
+    let there = path.join(LOCK_FILE);
+    let claim = || -> io::Result<_> {
+        let lock = File::open(&there)?;
+        // What we have opened may have been removed meanwhile, and a new run's be in its place.
+        let is_claimed =
+            lock.try_lock().is_ok() && identity(&lock.metadata()?) == identity(&there.metadata()?);
+        Ok(is_claimed.then_some(lock))
+    };
+    match claim() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        claimed => claimed,
+    }
+}
+
+/// What tells a file from all others on this machine.
+fn identity(metadata: &fs::Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
+/// Removes a run's directory, for who holds its lock, and the directory of all runs if it was the
+/// last.
+fn clear(path: &Path) -> io::Result<()> {
+    let removed = retry(|| {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            } else if entry.file_name() != LOCK_FILE {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     });
+    removed?;
+    fs::remove_file(path.join(LOCK_FILE))?;
+    // From here on a new run may be in its place; then it is not empty, and stays.
+    let _taken = fs::remove_dir(path);
     if let Some(root) = path.parent() {
-        // Not empty: others run.
         let _others_run = fs::remove_dir(root);
     }
-    removed
+    Ok(())
 }
 
 /// All runs of this user on this machine. Removes what killed ones left.
@@ -111,20 +185,27 @@ pub(crate) fn all() -> anyhow::Result<Vec<Found>> {
     Ok(found)
 }
 
-fn look(path: &Path) -> Option<Found> {
+/// The run in this directory, if there is one. Removes what a killed one left.
+pub(crate) fn look(path: &Path) -> Option<Found> {
     let id = path.file_name()?.to_str()?.to_owned();
     if id.starts_with(DRAFT) {
         if age(path).is_some_and(|age| age > STALE) {
-            let _somebody_else_did = remove(path);
+            let _somebody_else_did = fs::remove_dir_all(path);
         }
         return None;
     }
-    let lock = File::open(path.join(LOCK_FILE)).ok()?;
-    let alive = lock.try_lock().is_err();
+    let Ok(lock) = File::open(path.join(LOCK_FILE)) else {
+        // Who removed it was killed before the last step. It stays if it is not empty.
+        let _not_ours = fs::remove_dir(path);
+        return None;
+    };
+    // Shared: others who look at the same time must not take us for the run.
+    let alive = lock.try_lock_shared().is_err();
+    drop(lock);
     let ended = path.join(ENDED_FILE);
     let worth_a_look = || age(&ended).is_some_and(|age| age < KEPT_FOR);
     if !alive && !worth_a_look() {
-        let _somebody_else_did = remove(path);
+        let _somebody_else_did = sweep(path);
         return None;
     }
     Some(Found { id, path: path.to_owned(), alive })
@@ -202,8 +283,8 @@ mod tests {
         assert!(paths.contains(&root.join("alpha")) && paths.contains(&root.join("alpha-16")));
         let found = paths.iter().map(|path| look(path).unwrap());
         assert!(found.into_iter().all(|found| found.alive));
-        for path in &paths {
-            remove(path).unwrap();
+        for run in runs {
+            run.remove().unwrap();
         }
         assert!(!root.exists());
     }
@@ -219,5 +300,42 @@ mod tests {
         drop((killed, ended));
         assert!(look(&paths[0]).is_none() && !paths[0].exists());
         assert!(look(&paths[1]).is_some_and(|found| !found.alive));
+        assert!(sweep(&paths[1]).unwrap() && !paths[1].exists());
+    }
+
+    /// Some remove what dead runs of a name left, while others start runs of that name.
+    #[test]
+    fn nobody_takes_a_new_run_for_the_remains_of_an_old_one() {
+        let root = tempfile::tempdir().unwrap();
+        let name: Name = "alpha".parse().unwrap();
+        let path = root.path().join("alpha");
+        let over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                        look(&path);
+                    }
+                });
+            }
+            for _ in 0..300 {
+                let run = RunDir::create_in(root.path(), &name).unwrap();
+                fs::create_dir(run.path().join("member_0")).unwrap();
+                for _ in 0..3 {
+                    assert!(run.path().join("member_0").exists(), "a living run was removed");
+                    assert!(look(run.path()).is_some_and(|found| found.alive));
+                }
+                // As if it was killed.
+                drop(run);
+            }
+            over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn what_was_only_half_removed_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("alpha")).unwrap();
+        assert!(look(&root.path().join("alpha")).is_none() && !root.path().join("alpha").exists());
     }
 }

@@ -1,11 +1,11 @@
 //! What happens to the programs, told as far as somebody wants to know.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use xlreg::Name;
 use xlreg_launch::supervise::Event;
@@ -14,17 +14,14 @@ use super::console::Console;
 use super::descendants;
 use crate::progress::Bar;
 
-/// How old an orphan's end must be before somebody else than its parent reaps it.
-const REAP_AFTER: Duration = Duration::from_secs(1);
-
-/// The process IDs of programs that run, which are waited for elsewhere.
-type Running = Arc<Mutex<HashSet<i32>>>;
+/// How long a child's end must have gone unnoticed for it to be an orphan's. Whoever waits for a child
+/// notices it within milliseconds.
+const REAP_AFTER: Duration = Duration::from_secs(2);
 
 /// What has been told so far.
 struct Teller {
     names: Vec<Name>,
     started: HashSet<usize>,
-    running: Running,
     /// How many have started, until all have.
     bar: Option<Bar>,
     /// Cancelled when all have started.
@@ -38,10 +35,9 @@ pub(super) async fn tell(
     console: Console,
     up: CancellationToken,
 ) {
-    let running = Running::default();
-    let reaper = tokio::spawn(reap_orphans(Arc::clone(&running)));
+    let reaper = tokio::spawn(reap_orphans());
     let bar = Some(Bar::new("programs started"));
-    let mut teller = Teller { names, started: HashSet::new(), running, bar, up };
+    let mut teller = Teller { names, started: HashSet::new(), bar, up };
     while let Some(event) = events.recv().await {
         if let Some(note) = teller.note(event) {
             console.note(note).await;
@@ -54,8 +50,7 @@ impl Teller {
     /// What to say of an event, if anything.
     fn note(&mut self, event: Event) -> Option<String> {
         match event {
-            Event::Started { rank, pid } => {
-                lock(&self.running).insert(pid);
+            Event::Started { rank, .. } => {
                 self.started.insert(rank);
                 let (started, all) = (self.started.len(), self.names.len());
                 if let Some(bar) = &self.bar {
@@ -67,8 +62,7 @@ impl Teller {
                 }
                 None
             }
-            Event::Ended { rank, pid, status, expected } => {
-                lock(&self.running).remove(&pid);
+            Event::Ended { rank, status, expected, .. } => {
                 let failed = !expected && !status.success();
                 failed.then(|| format!("{} failed: {status}", self.name(rank)))
             }
@@ -90,17 +84,18 @@ impl Teller {
 }
 
 /// Reaps what programs have left behind, outside of their process groups, and has ended since.
-async fn reap_orphans(running: Running) {
+async fn reap_orphans() {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     while ended.recv().await.is_some() {
-        // Whoever waits for a program itself has long reaped it by then.
-        tokio::time::sleep(REAP_AFTER).await;
-        let running = lock(&running).clone();
-        descendants::reap_orphans(&running);
+        let mut before = HashSet::new();
+        loop {
+            sleep(REAP_AFTER).await;
+            let now = descendants::ended_children();
+            before.intersection(&now).copied().for_each(descendants::reap);
+            before = &now - &before;
+            if before.is_empty() {
+                break;
+            }
+        }
     }
-}
-
-/// Nothing under this lock panics.
-fn lock(running: &Running) -> std::sync::MutexGuard<'_, HashSet<i32>> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
 }

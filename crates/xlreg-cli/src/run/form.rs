@@ -19,7 +19,7 @@ use xlreg_proto::keys::random;
 use xlreg_server::{Home, LocalServer};
 use xlreg_store::LocalEngine;
 
-use super::plan::{Keep, Kept, Plan};
+use super::plan::{Kept, Plan};
 use super::{Address, interrupted};
 use crate::exit::{Code, Ending};
 use crate::progress::Bar;
@@ -81,6 +81,8 @@ pub(crate) async fn form(
     if let Some(keep) = &plan.keep {
         keep.write(&kept(plan, addresses.as_ref(), &ports))?;
     }
+    // Read before keys are made, which takes longer than finding out that it isn't one.
+    let elsewhere = plan.registry.as_ref().map(Registry::open).transpose()?;
     let refill = pool.as_ref().map(|pool| pool.count().unwrap_or_default());
     let began = Instant::now();
     let cast = cast(plan, home, &names, &dirs, pool.clone(), stop).await?;
@@ -92,9 +94,9 @@ pub(crate) async fn form(
         Some(identity) => Some(start_registry(plan, home, identity).await?),
         None => None,
     };
-    let registry = match (&server, &plan.registry) {
+    let registry = match (&server, elsewhere) {
         (Some((_, server)), _) => Registry::new(server.credentials().clone()),
-        (None, Some(file)) => Registry::open(file)?,
+        (None, Some(registry)) => registry,
         (None, None) => unreachable!("a run without --registry has one of its own"),
     };
     let seats: Vec<_> = cast.members.into_iter().zip(&ports).map(seat).collect();
@@ -379,24 +381,5 @@ fn kept(plan: &Plan, addresses: Option<&Block>, ports: &[Vec<Port>]) -> Kept {
         own_registry: plan.registry.is_none(),
         own_addresses: addresses.map(Block::base),
         addresses: ports.iter().map(|ports| ports.iter().map(Port::address).collect()).collect(),
-    }
-}
-
-impl Keep {
-    /// Makes the directory, and locks it against other runs as long as the result lives.
-    pub(crate) fn lock(&self) -> anyhow::Result<std::fs::File> {
-        xlreg_node::files::create_dir(&self.dir)
-            .with_context(|| format!("making {}", self.dir.display()))?;
-        let path = self.dir.join("lock");
-        let file = std::fs::File::create(&path);
-        let file = file.with_context(|| format!("opening {}", path.display()))?;
-        file.try_lock().map_err(|_| {
-            let message = format!(
-                "the cluster kept in {} runs already: see xlreg ps, and stop it with xlreg down",
-                self.dir.display()
-            );
-            Ending::new(Code::Conflict, message)
-        })?;
-        Ok(file)
     }
 }

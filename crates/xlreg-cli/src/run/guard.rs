@@ -20,13 +20,14 @@ use anyhow::Context as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::timeout;
 use xlreg::Name;
 
-use super::descendants;
 use super::dir::{self, RunDir};
 use super::{Args, Role, interrupted};
+use super::{control, descendants};
 use crate::exit::{Code, Ending};
 use crate::output;
 
@@ -42,36 +43,48 @@ pub(crate) fn guard(args: &Args, cluster: &Name) -> anyhow::Result<Code> {
     if args.role == Some(Role::Detached) {
         // Out of the terminal's reach: its hang-up and its Ctrl-C are not for us.
         nix::unistd::setsid().context("starting a session")?;
+        // Not by the name of the link to our own program.
+        #[cfg(target_os = "linux")]
+        nix::sys::prctl::set_name(c"xlreg").context("naming the process")?;
     }
     descendants::adopt_orphans()?;
+    let runtime = runtime()?;
+    let _in_runtime = runtime.enter();
+    // From here on a signal is passed on, and does not end us before we have cleaned up.
+    let signals = Forwarded::new()?;
+    // What others left behind; that it can't be looked for keeps nobody from starting.
+    let _swept = dir::all();
     let run = RunDir::create(cluster)?;
-    let status = block_on(watch(args.role, run.path(), cluster));
+    let watched = runtime.block_on(watch(signals, args.role, run.path(), cluster));
     descendants::kill_all();
-    let removed = if run.path().join(dir::ENDED_FILE).exists() {
-        Ok(())
-    } else {
-        dir::remove(run.path()).with_context(|| format!("removing {}", run.path().display()))
+    let killed = |status: &ExitStatus| {
+        format!("the launcher was killed ({status}), and its programs with it")
     };
-    let (status, asked) = status?;
-    removed?;
-    let Some(code) = status.code() else {
-        if asked {
-            // It had not yet begun to listen.
-            return Err(interrupted().into());
-        }
-        let message = format!("the launcher was killed ({status}), and its programs with it");
-        return Err(Ending::new(Code::Failed, message).into());
-    };
-    Ok(Code::from_exit(code))
+    let path = run.path().to_owned();
+    if let Ok((status, false)) = &watched
+        && status.code().is_none()
+        && run.path().join(control::LOG_FILE).exists()
+    {
+        dir::leave_word(&path, &killed(status))?;
+    }
+    let removed = if run.has_word() { Ok(()) } else { run.remove() };
+    let (status, asked) = watched?;
+    removed.with_context(|| format!("removing {}", path.display()))?;
+    match status.code() {
+        Some(code) => Ok(Code::from_exit(code)),
+        // It had not yet begun to listen.
+        None if asked => Err(interrupted().into()),
+        None => Err(Ending::new(Code::Failed, killed(&status)).into()),
+    }
 }
 
 /// Starts the worker and waits for its end. Returns how it ended, and whether it was asked to.
 async fn watch(
+    mut signals: Forwarded,
     role: Option<Role>,
     dir: &Path,
     cluster: &Name,
 ) -> anyhow::Result<(ExitStatus, bool)> {
-    let mut signals = Forwarded::new()?;
     let dir = ["--run-dir".as_ref(), dir.as_os_str()];
     let name = ["--run-cluster".as_ref(), cluster.as_str().as_ref()];
     let mut command = again(role, Role::Worker, &[dir, name].concat());
@@ -100,7 +113,7 @@ async fn watch(
 
 /// Starts a guard in the background, and waits until it says that all is up, or has ended.
 pub(crate) fn detach() -> anyhow::Result<Code> {
-    block_on(wait_until_up())
+    runtime()?.block_on(wait_until_up())
 }
 
 async fn wait_until_up() -> anyhow::Result<Code> {
@@ -131,7 +144,13 @@ async fn wait_until_up() -> anyhow::Result<Code> {
     let Some(up) = up else {
         let status = guard.wait().await.context("waiting for the launcher")?;
         let _said_all = relay.await;
-        return Ok(status.code().map_or(Code::Failed, Code::from_exit));
+        return match status.code() {
+            Some(code) => Ok(Code::from_exit(code)),
+            None => {
+                let message = format!("the launcher in the background was killed ({status})");
+                Err(Ending::new(Code::Failed, message).into())
+            }
+        };
     };
     // What it noted on the way came before; its pipe stays open as long as it runs.
     let _said_enough = timeout(LAST_NOTES, relay).await;
@@ -178,6 +197,6 @@ impl Forwarded {
 }
 
 /// Nothing here is worth more than one thread.
-fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+fn runtime() -> anyhow::Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }

@@ -1,6 +1,7 @@
 //! What a run is to be: the flags, checked, with all that can be wrong found before anything starts.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use xlreg_launch::template::{Offer, Template};
 use xlreg_node::files::{self, Mode};
 use xlreg_proto::keys::random;
 
-use super::{Address, Args, PortMode, misuse};
+use super::{Address, Args, PortMode, Role, misuse};
 use crate::exit::{Code, Ending};
 
 /// The longest file that is taken as a template.
@@ -63,6 +64,8 @@ pub(crate) struct FileTemplate {
 pub(crate) struct Keep {
     pub(crate) dir: PathBuf,
     pub(crate) before: Option<Kept>,
+    /// Held by the worker as long as it lives.
+    _lock: Option<File>,
 }
 
 /// A kept cluster, as its directory tells of it.
@@ -97,7 +100,8 @@ impl Plan {
             Template::parse(text, &offer).map_err(|error| misuse(format!("in {of}: {error}")))
         };
         let (program, rest) = args.command.split_first().context("no program")?;
-        if args.role.is_none() {
+        let own_path = args.variables.iter().any(|variable| variable.starts_with("PATH="));
+        if args.role.is_none() && !own_path {
             refuse_missing(program)?;
         }
         let arguments = rest.iter().map(|text| template(text, &format!("the argument {text:?}")));
@@ -214,6 +218,10 @@ fn split<'a>(text: &'a str, flag: &str, form: &str) -> anyhow::Result<(&'a str, 
 }
 
 fn read_template(path: &Path) -> anyhow::Result<String> {
+    // The guard reads it too, and a pipe gives what it has only once.
+    if path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(misuse(format!("the template {} is not a file", path.display())));
+    }
     let text = files::read_text(path, TEMPLATE_BYTES_MAX).map_err(|error| {
         let message = format!(
             "reading the template {}: {error}; it must be text of at most 1 MiB",
@@ -222,6 +230,22 @@ fn read_template(path: &Path) -> anyhow::Result<String> {
         Ending::new(Code::Failed, message)
     })?;
     Ok(text.to_string())
+}
+
+/// Makes the directory of a kept cluster, and locks it against other runs as long as the result
+/// lives.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    files::create_dir(dir).with_context(|| format!("making {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
+    file.try_lock().map_err(|_| {
+        let message = format!(
+            "the cluster kept in {} runs already: see xlreg ps, and stop it with xlreg down",
+            dir.display()
+        );
+        Ending::new(Code::Conflict, message)
+    })?;
+    Ok(file)
 }
 
 /// A name that no other cluster has: `run_` and 48 random bits.
@@ -234,10 +258,12 @@ impl Keep {
     /// What is kept in `dir`, which must be the cluster that is asked for.
     fn open(dir: &Path, args: &Args) -> anyhow::Result<Self> {
         let dir = std::path::absolute(dir)?;
+        // Before it is read: who had it locked until now may have changed it.
+        let lock = (args.role == Some(Role::Worker)).then(|| lock(&dir)).transpose()?;
         let path = dir.join(KEPT_FILE);
         let text = match files::read_text(&path, KEPT_BYTES_MAX) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self { dir, before: None });
+                return Ok(Self { dir, before: None, _lock: lock });
             }
             text => text.with_context(|| format!("reading {}", path.display()))?,
         };
@@ -247,7 +273,11 @@ impl Keep {
             && before.endpoints == args.endpoints
             && before.own_registry == args.registry.is_none()
             && before.own_addresses.is_some() == (args.address == Address::Own)
-            && args.cluster.as_ref().is_none_or(|name| name.as_str() == before.cluster);
+            && args
+                .run_cluster
+                .as_ref()
+                .or(args.cluster.as_ref())
+                .is_none_or(|name| name.as_str() == before.cluster);
         if !fits {
             let registry = if before.own_registry { "its own registry" } else { "--registry" };
             let own = if before.own_addresses.is_some() { ", --address own" } else { "" };
@@ -261,7 +291,7 @@ impl Keep {
             );
             return Err(Ending::new(Code::Conflict, message).into());
         }
-        Ok(Self { dir, before: Some(before) })
+        Ok(Self { dir, before: Some(before), _lock: lock })
     }
 
     /// Writes down what the cluster is now.

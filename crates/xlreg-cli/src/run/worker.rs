@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{SetOnce, mpsc};
 use tokio::time::sleep;
@@ -54,7 +53,6 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     }
     descendants::adopt_orphans()?;
     let run_dir = plan.run_dir.clone().context("a worker without its run's directory")?;
-    let _kept_lock = plan.keep.as_ref().map(|keep| keep.lock()).transpose()?;
     // Two threads: all that takes long happens elsewhere, and most of the time nothing happens.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
@@ -88,9 +86,9 @@ fn remains(
     stops: &Stops,
 ) -> Option<String> {
     let wanted = stops.down.is_cancelled() || stops.stop.is_cancelled();
-    // A run that has never been up tells whoever has started it.
-    let was_up = log_path(plan, run_dir).is_some_and(|log| log.exists());
-    if !plan.detach || wanted || !was_up {
+    // Without a log there is nothing to look at; then it has told whoever has started it.
+    let has_log = run_dir.join(control::LOG_FILE).exists();
+    if !plan.detach || wanted || !has_log {
         return None;
     }
     Some(match ended {
@@ -101,22 +99,13 @@ fn remains(
 
 /// Removes all that the run made, but for the log and the word of a detached one.
 fn clean_up(run_dir: &Path, word: Option<&str>, stops: &Stops) -> anyhow::Result<()> {
-    let doing = || format!("cleaning up {}", run_dir.display());
-    let Some(word) = word else {
-        // The guard does it, if there still is one.
-        if stops.orphaned.is_cancelled() {
-            dir::remove(run_dir).with_context(doing)?;
-        }
-        return Ok(());
+    let cleaned = match word {
+        Some(word) => dir::leave_word(run_dir, word),
+        None if stops.orphaned.is_cancelled() => dir::sweep(run_dir).map(drop),
+        // The guard does it.
+        None => Ok(()),
     };
-    for entry in std::fs::read_dir(run_dir).with_context(doing)?.flatten() {
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let path = entry.path();
-        if is_dir {
-            std::fs::remove_dir_all(&path).with_context(doing)?;
-        }
-    }
-    std::fs::write(run_dir.join(dir::ENDED_FILE), word).with_context(doing)
+    cleaned.with_context(|| format!("cleaning up {}", run_dir.display()))
 }
 
 async fn run(
@@ -127,13 +116,20 @@ async fn run(
 ) -> anyhow::Result<Code> {
     listen_for_signals(stops)?;
     listen_for_the_guard(stops);
-    let listener = Control::listen(run_dir)?;
+    let control = Arc::new(Control::new(stops.down.clone()));
+    let answering = tokio::spawn(Arc::clone(&control).serve(Control::listen(run_dir)?));
     let began = Instant::now();
+    // Stops the making of keys as well, however we leave.
+    let unwanted = CancellationToken::new();
+    let _on_leaving = unwanted.clone().drop_guard();
     let formed = tokio::select! {
-        formed = form::form(plan, pool, run_dir, &stops.stop) => formed?,
+        formed = form::form(plan, pool, run_dir, &unwanted) => formed?,
         () = stops.stop.cancelled() => return Err(interrupted().into()),
+        () = stops.down.cancelled() => return Err(down_too_early().into()),
     };
-    launch(plan, formed, run_dir, listener, stops, began).await
+    let ended = launch(plan, formed, run_dir, &control, stops, began).await;
+    answering.abort();
+    ended
 }
 
 /// The first asks to stop, the second to hurry. But nobody hurries us by hanging up: a terminal and
@@ -169,7 +165,7 @@ async fn launch(
     plan: &Plan,
     mut formed: Formed,
     run_dir: &Path,
-    listener: UnixListener,
+    control: &Control,
     stops: &Stops,
     began: Instant,
 ) -> anyhow::Result<Code> {
@@ -187,6 +183,11 @@ async fn launch(
         log: log.clone(),
         dir: plan.log_dir.clone(),
     };
+    if let Some(log) = log.as_deref().filter(|_| plan.keep.is_some()) {
+        // It is found in the run's directory, as any other.
+        std::os::unix::fs::symlink(log, run_dir.join(control::LOG_FILE))
+            .context("linking the log of the kept cluster")?;
+    }
     let console = Console::start(&names, &targets, stops.broken.clone())?;
     let policy = Policy { on_exit: plan.on_exit, grace: plan.grace, linger: false };
     let spawner = Arc::new(Spawner::new().context("starting programs")?);
@@ -196,9 +197,7 @@ async fn launch(
     let up = CancellationToken::new();
     let printing = tokio::spawn(print(output, checks.clone(), console.clone()));
     let telling = tokio::spawn(events::tell(happening, names.clone(), console.clone(), up.clone()));
-    let run = describe(plan, &formed, log);
-    let control = Control { run, handle: handle.clone(), down: stops.down.clone() };
-    let control = tokio::spawn(control.serve(listener));
+    control.launched(describe(plan, &formed, log), handle.clone());
 
     let all_up = CancellationToken::new();
     let getting_up =
@@ -220,7 +219,10 @@ async fn launch(
                     let _over = (&mut supervisor).await;
                 }
             }
-            why
+            match why {
+                Ok(_) if plan.detach && !all_up.is_cancelled() => Err(down_too_early().into()),
+                why => why,
+            }
         }
         Err(Ended::Done | Ended::Stopped) if plan.has_to_get_up() && !all_up.is_cancelled() => {
             Err(ended_early(plan).into())
@@ -247,8 +249,11 @@ async fn launch(
         () = printed => {}
         () = wanted_long_ago(stops) => {}
     }
-    control.abort();
     outcome
+}
+
+fn down_too_early() -> Ending {
+    Ending::new(Code::Interrupted, "stopped by xlreg down before all was up")
 }
 
 /// Waits until somebody has wanted it to end for a while, or wants it at once.
@@ -301,6 +306,8 @@ fn prepare(plan: &Plan, formed: &mut Formed, rank: usize) -> anyhow::Result<(Spe
         None => Values::Alone { name: &member.name, cluster, size: plan.size, dir: &member.dir },
     };
     let mut environment = environment(plan, formed, member, rank);
+    let run_dir = plan.run_dir.as_ref().map(|dir| dir.clone().into_os_string());
+    environment.push((dir::MARK.into(), run_dir));
     for (name, template) in &plan.variables {
         let value = template.fill_with(&values);
         environment.push((name.into(), Some(value.into())));
