@@ -42,6 +42,19 @@ impl LocalServer {
     /// [`LocalServerError`] if the system grants no port or thread.
     pub async fn start(home: &Home, engine: Arc<dyn Engine>) -> Result<Self, LocalServerError> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+        Self::start_on(listener, home, engine)
+    }
+
+    /// The same on a listener that is there already, for one that comes back where it was. Must be
+    /// called within a tokio runtime, which it serves on.
+    ///
+    /// # Errors
+    /// [`LocalServerError`] if the system grants no thread.
+    pub fn start_on(
+        listener: TcpListener,
+        home: &Home,
+        engine: Arc<dyn Engine>,
+    ) -> Result<Self, LocalServerError> {
         let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;
         let (key, identity) = (home.comms_key(), home.introduce(&credentials));
         let server = Server::new(listener, engine, key, identity, Config::default().connections)?;
@@ -63,6 +76,13 @@ impl LocalServer {
     pub async fn stop(mut self) -> Result<Report, JoinError> {
         self.stop.cancel();
         (&mut self.server).await
+    }
+
+    /// Ends it as a crash would: sessions are cut off, and whatever its engine remembers stays with
+    /// the engine. When this returns, nobody listens there any more.
+    pub async fn kill(mut self) {
+        self.server.abort();
+        let _aborted = (&mut self.server).await;
     }
 }
 
