@@ -27,6 +27,7 @@
 //! | [`forming`] | a whole cluster at once, for launchers and tests |
 //! | [`roster`] | who is in a cluster, complete or not yet |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
+//! | `testing` | registries and clusters for tests; needs the feature of that name |
 //! | `link` | one connection, in either dialect |
 //!
 //! Invariant: [`Membership::wait`] and [`Registry::wait`] give the complete roster or an error that
@@ -41,6 +42,8 @@ pub mod identity;
 mod link;
 pub mod registry;
 pub mod roster;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::{Error, Incomplete, Reason};
 pub use forming::Seat;
