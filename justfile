@@ -21,7 +21,7 @@ clippy:
 
 # Builds the documentation; a warning, say a broken link, is an error.
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps
 
 # Runs all tests, those of the real binary and of the generated code among them.
 test *ARGS:
