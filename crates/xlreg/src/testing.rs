@@ -79,6 +79,7 @@
 //! | `threads` | members that are functions |
 //! | `programs` | members that are programs |
 //! | `keys` | keys that all tests share |
+//! | `quiet` | when nobody listens at an address any more |
 //! | `background` | the runtime for what must outlive any test's own |
 //! | `error` | what can go wrong |
 
@@ -89,6 +90,7 @@ mod error;
 mod keys;
 mod member;
 mod programs;
+mod quiet;
 mod registry;
 mod slot;
 mod threads;

@@ -251,8 +251,11 @@ impl TestCluster {
     pub async fn restart(&self, rank: usize) -> Result<(), TestError> {
         let slot = self.slot(rank);
         let _turn = slot.turn.lock().await;
-        if !slot.state().is_over() && !matches!(self.life, Life::Nothing) {
-            self.end(rank, slot).await?;
+        match (&self.life, slot.state().is_over()) {
+            (Life::Nothing, _) => {}
+            (_, false) => self.end(rank, slot).await?,
+            // It may have ended just now.
+            (_, true) => self.over(slot).await?,
         }
         let check = (self.make_check)(&slot.member())?;
         slot.begin_anew(check);
@@ -319,32 +322,34 @@ impl TestCluster {
                 let _ended = programs.order(rank, Order::Kill, slot).await;
             }
         }
+        self.over(slot).await
+    }
+
+    /// Waits for the end of a member that ends.
+    async fn over(&self, slot: &Arc<Slot>) -> Result<(), TestError> {
         let ending = Arc::clone(slot);
-        let over = async move { timeout(OBEY, ending.wait_for(MemberState::is_over)).await };
-        background::run(over).await?.map(drop).map_err(|_| hangs(slot))
+        let ended = background::run(async move { timeout(OBEY, ending.end()).await });
+        ended.await?.map_err(|_| hangs(slot))
     }
 
     /// The work of ending all members.
     fn ending(&self, at_once: bool) -> impl Future<Output = ()> + Send + 'static + use<> {
-        let (mut programs, mut threads) = (None, Vec::new());
+        let (mut programs, mut slots) = (None, self.slots.clone());
         match &self.life {
-            Life::Nothing => {}
-            Life::Threads(running) => {
-                (0..self.slots.len()).for_each(|rank| running.kill(rank));
-                threads.clone_from(&self.slots);
-            }
+            Life::Nothing => slots.clear(),
+            Life::Threads(threads) => (0..slots.len()).for_each(|rank| threads.kill(rank)),
             Life::Programs(running) => programs = Some(running.end(at_once)),
         }
         async move {
             if let Some(programs) = programs {
                 programs.await;
             }
-            let all_over = async {
-                for slot in threads {
-                    slot.wait_for(MemberState::is_over).await;
+            let all = async {
+                for slot in slots {
+                    slot.end().await;
                 }
             };
-            let _hanging = timeout(OBEY, all_over).await;
+            let _hanging = timeout(OBEY, all).await;
         }
     }
 

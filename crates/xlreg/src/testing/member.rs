@@ -110,6 +110,11 @@ impl TestMember {
         *self.seat.addresses.get(number).expect("members have endpoints 0 to `endpoints` - 1")
     }
 
+    /// The addresses of all its endpoints.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        &self.seat.addresses
+    }
+
     /// Its own directory, absolute: for its data, beside its identity and `roster.json`. It stays
     /// when the member is killed and started again, and goes with the cluster.
     #[must_use]

@@ -15,6 +15,7 @@ use xlreg_server::{Home, LocalServer};
 use xlreg_store::{Engine, LocalEngine};
 
 use super::error::TestError;
+use super::quiet::quiet;
 use super::{background, keys};
 use crate::registry::Registry;
 
@@ -88,7 +89,7 @@ impl TestRegistry {
     pub async fn stop(&self) -> Result<(), TestError> {
         let server = self.server().take();
         match server {
-            Some(server) => background::run(server.kill()).await,
+            Some(server) => background::run(end(server, self.address())).await,
             None => Ok(()),
         }
     }
@@ -109,11 +110,16 @@ impl TestRegistry {
     }
 }
 
+async fn end(server: LocalServer, address: SocketAddr) {
+    server.kill().await;
+    quiet(&[address]).await;
+}
+
 impl Drop for TestRegistry {
     fn drop(&mut self) {
         let server = self.server().take();
         if let Some(server) = server {
-            background::finish(server.kill(), END);
+            background::finish(end(server, self.address()), END);
         }
     }
 }

@@ -9,6 +9,7 @@ use xlreg_launch::Check;
 
 use super::error::TestError;
 use super::member::TestMember;
+use super::quiet::quiet;
 
 /// How much of a program's output is kept for tests to look at: the last of it, once before and
 /// once after it was last started.
@@ -148,6 +149,12 @@ impl Slot {
             .wait_for(|state| wanted(state))
             .await
             .map_or(MemberState::Ended, |state| state.clone())
+    }
+
+    /// Waits until it is over, and nobody listens at its addresses.
+    pub(super) async fn end(&self) {
+        self.wait_for(MemberState::is_over).await;
+        quiet(self.member().addresses()).await;
     }
 
     pub(super) fn state(&self) -> MemberState {

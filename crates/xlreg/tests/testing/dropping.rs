@@ -9,7 +9,7 @@ use std::thread;
 use tokio::runtime::{Builder, Runtime};
 use xlreg::testing::TestCluster;
 
-use crate::support::{echo, listens};
+use crate::support::{echo, nobody_listens};
 
 /// What should be gone.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ impl Traces {
 
     fn assert_gone(&self) {
         for address in &self.addresses {
-            assert!(!listens(*address), "{address} {self:?}");
+            assert!(nobody_listens(*address), "{address} {self:?}");
         }
         for dir in &self.dirs {
             assert!(!dir.exists(), "{} {self:?}", dir.display());

@@ -1,14 +1,9 @@
 //! A registry that comes, goes away and comes back.
 
-use std::time::Duration;
-
 use xlreg::testing::TestRegistry;
 use xlreg::{ClusterKey, Endpoint, Error, Identity, NewCluster, Registry};
 
-use crate::support::listens;
-
-/// Long enough for anything that works.
-const ENOUGH: Duration = Duration::from_secs(60);
+use crate::support::{ENOUGH, listens, nobody_listens};
 
 fn alpha(size: u32) -> NewCluster {
     NewCluster { name: "alpha".parse().unwrap(), size, endpoint_count: 1, attrs: 0 }
@@ -53,5 +48,5 @@ async fn dropped_it_is_gone() {
     let (address, file) = (registry.address(), registry.credentials_file().to_owned());
     assert!(listens(address) && file.exists());
     drop(registry);
-    assert!(!listens(address) && !file.exists());
+    assert!(nobody_listens(address) && !file.exists());
 }

@@ -1,10 +1,14 @@
 //! Members that answer, and what asks them.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use xlreg::testing::TestMember;
+
+/// Long enough for anything that works.
+pub(crate) const ENOUGH: Duration = Duration::from_secs(60);
 
 /// Sends back each byte that comes, from a task of its own for each connection.
 pub(crate) async fn echo(member: TestMember) {
@@ -31,4 +35,17 @@ pub(crate) async fn answers(address: SocketAddr) -> bool {
 /// Whether somebody listens there, answering or not.
 pub(crate) fn listens(address: SocketAddr) -> bool {
     std::net::TcpStream::connect(address).is_ok()
+}
+
+/// Waits until nobody listens there. Of a port that is free again, that may take a while: another
+/// test can have it by now.
+pub(crate) fn nobody_listens(address: SocketAddr) -> bool {
+    let began = Instant::now();
+    while listens(address) {
+        if began.elapsed() > ENOUGH {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
