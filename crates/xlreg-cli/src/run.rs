@@ -44,7 +44,7 @@ use crate::pool;
   xlreg run -n 3 --ports passed --ready tcp --detach -- ./my-socket-activated-server
 
 A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
-_HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names; the same fills in
+_HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills in
 {rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, and
 {members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. What a
 program leaves running is killed when it ends.")]

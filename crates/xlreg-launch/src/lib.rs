@@ -9,6 +9,7 @@
 //! | [`program`] | one member's program, started |
 //! | [`output`] | what programs write, line by line |
 //! | [`supervise`] | programs that run, fail, are paused, killed and started again |
+//! | [`marked`] | what is left of them wherever it went |
 //! | `exec` | what must happen between fork and exec |
 //! | [`ready`] | when a program counts as ready |
 //!
@@ -18,6 +19,7 @@
 mod exec;
 #[cfg(target_os = "linux")]
 pub mod loopback;
+pub mod marked;
 pub mod output;
 pub mod place;
 pub mod port;

@@ -16,8 +16,6 @@ const TRIES: usize = 1000;
 #[derive(Debug)]
 pub struct Block {
     base: [u8; 2],
-    /// A socket in the abstract namespace: one owner a machine, or a network namespace, whose
-    /// addresses are its own just so; and gone with its process, however that ends.
     _claim: UnixListener,
 }
 
@@ -44,9 +42,7 @@ impl Block {
     /// [`io::ErrorKind::AddrInUse`] if somebody has it.
     pub fn claim_at(base: [u8; 2]) -> io::Result<Self> {
         let [a, b] = base;
-        let name = format!("xlreg/127.{a}.{b}.0/24");
-        let claim = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
-        Ok(Self { base, _claim: claim })
+        Ok(Self { base, _claim: claim(&format!("xlreg/127.{a}.{b}.0/24"))? })
     }
 
     /// The second and third byte of its addresses.
@@ -61,6 +57,13 @@ impl Block {
         let [a, b] = self.base;
         Ipv4Addr::new(127, a, b, rank.saturating_add(1))
     }
+}
+
+/// Has a name for this process alone: a socket in the abstract namespace, with one owner a machine, or
+/// a network namespace, whose addresses are its own just so; and gone with its process, however that
+/// ends.
+pub(crate) fn claim(name: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
 }
 
 #[cfg(test)]

@@ -11,16 +11,29 @@ use xlreg_core::Endpoint;
 /// own maximum if that is less.
 const BACKLOG: i32 = 4096;
 
+/// Free ports to try before giving up. That one is claimed by somebody else hardly ever happens.
+const TRIES: usize = 10;
+
+/// What tells other runs that a port is taken.
+#[cfg(target_os = "linux")]
+type Claim = std::os::unix::net::UnixListener;
+#[cfg(not(target_os = "linux"))]
+type Claim = ();
+
 /// A bound TCP socket that does not listen: as long as it lives, the kernel gives its port to nobody
 /// who asks for any port. The program it is meant for binds the same port beside it.
 ///
 /// That takes `SO_REUSEADDR` on the program's socket, which nearly every server sets (Go, Java,
 /// Node, Rust's standard library and Python's `asyncio` do it by themselves). For one that doesn't,
 /// drop this first.
+///
+/// A port that was asked for by its number, since it is a kept cluster's, may be held by another run
+/// just so; the kernel would let both bind it. Therefore each port is claimed among runs, too.
 #[derive(Debug)]
 pub struct Port {
     socket: Socket,
     address: SocketAddr,
+    _claim: Claim,
 }
 
 impl Port {
@@ -29,16 +42,28 @@ impl Port {
     /// # Errors
     /// What the operating system says: the port is taken, or the address is not this machine's.
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
         if address.port() != 0 {
-            // A connection of the last run may still linger in TIME_WAIT.
-            socket.set_reuse_address(true)?;
+            return Self::bind_claimed(address, claim(address)?);
         }
-        socket.bind(&address.into())?;
-        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
-        // Only now: a free port must be one that nobody has, whatever its holder's settings.
+        for _ in 0..TRIES {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&address.into())?;
+            let address = local_address(&socket)?;
+            // Another run has claimed it, and is about to find out that it came too late.
+            let Ok(claim) = claim(address) else { continue };
+            // Only now: a free port must be one that nobody has, whatever its holder's settings.
+            socket.set_reuse_address(true)?;
+            return Ok(Self { socket, address, _claim: claim });
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    fn bind_claimed(address: SocketAddr, claim: Claim) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // A connection of the last run may still linger in TIME_WAIT.
         socket.set_reuse_address(true)?;
-        Ok(Self { socket, address })
+        socket.bind(&address.into())?;
+        Ok(Self { socket, address, _claim: claim })
     }
 
     /// Whose it is.
@@ -62,6 +87,22 @@ impl Port {
         self.socket.listen(BACKLOG)?;
         self.socket.as_fd().try_clone_to_owned()
     }
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Makes an address one run's, as long as the result lives.
+#[cfg(target_os = "linux")]
+fn claim(address: SocketAddr) -> io::Result<Claim> {
+    crate::loopback::claim(&format!("xlreg/{address}"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn claim(_: SocketAddr) -> io::Result<Claim> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -108,6 +149,18 @@ mod tests {
         let passed = TcpListener::from(port.listen().unwrap());
         let _client = TcpStream::connect(port.address()).unwrap();
         assert!(passed.accept().is_ok());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_port_that_another_run_holds_is_refused_though_nobody_listens() {
+        let held = Port::bind(any()).unwrap();
+        let address = held.address();
+        assert_eq!(Port::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(held);
+        let again = Port::bind(address).unwrap();
+        assert_eq!(Port::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(TcpListener::bind(again.address()).is_ok());
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct Spec {
     pub arguments: Vec<OsString>,
     /// Changes to our own environment; those without a value are removed from it.
     pub environment: Vec<(OsString, Option<OsString>)>,
+    /// Variables in that environment that no other program has, if there are such: what still runs
+    /// with all of them when the program has ended is killed before it is started again.
+    pub marks: Vec<(OsString, OsString)>,
     /// Its ports, and what the program gets of them.
     pub ports: Ports,
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xlreg_core::Name;
 
+use crate::marked;
 use crate::output::{self, Output, Stream};
 use crate::program::{Group, Program, Spawner, Spec};
 
@@ -443,6 +444,11 @@ impl Supervisor {
         let Some(member) = self.members.get_mut(rank) else { return Ok(()) };
         member.due = None;
         member.expected = false;
+        if member.restarts > 0 {
+            // What left the group may still have the ports, or the files.
+            let marks = member.spec.marks.clone();
+            let _killed = spawn_blocking(move || marked::kill(&marks)).await;
+        }
         let Program { mut child, group } = self.spawner.start(&member.spec).await?;
         member.state = State::Running;
         member.group = Some(group);

@@ -5,9 +5,7 @@
 //! process groups, their sessions or their terminals.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -55,30 +53,6 @@ fn reap_all() -> bool {
             // Things move: perhaps some have forked and gone, and others are to be caught.
             _ => pause = Duration::ZERO,
         }
-    }
-}
-
-/// Kills all processes of this user whose environment has had `name` set to `value` since they were
-/// started, but for this very one.
-///
-/// For what outlived a launcher and its guard that were killed at once: nobody is its ancestor any
-/// more, and only this tells whose it was.
-pub(crate) fn kill_marked(name: &str, value: &OsStr) {
-    let mark = [name.as_bytes(), b"=", value.as_bytes()].concat();
-    let me = std::process::id().cast_signed();
-    let is_marked = |pid: &i32| {
-        // One of another user can't be read, and one that has ended is empty.
-        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        *pid != me && environment.split(|byte| *byte == 0).any(|variable| variable == mark)
-    };
-    let begun = Instant::now();
-    while begun.elapsed() < KILLED {
-        let marked: Vec<_> = pids().filter(is_marked).collect();
-        if marked.is_empty() {
-            return;
-        }
-        kill_each(&marked);
-        std::thread::sleep(LOOK);
     }
 }
 

@@ -15,9 +15,9 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use xlreg::Name;
+use xlreg_launch::marked;
 use xlreg_proto::keys::random;
 
-use super::descendants;
 use crate::exit::{Code, Ending};
 
 /// The variable that marks all processes of a run, with its directory.
@@ -80,7 +80,10 @@ impl RunDir {
     /// Makes a draft, whole and locked, and then gives it its name.
     fn create_by(draft: &Path, root: &Path, cluster: &Name) -> io::Result<Self> {
         // The last run to end removes the directory of all of them, perhaps just now.
-        retry(|| make_dir(root).and_then(|()| make_dir(draft)))?;
+        retry(|| match make_dir(root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => make_dir(draft),
+        })?;
         let lock = File::create(draft.join(LOCK_FILE))?;
         lock.lock()?;
         for number in 1.. {
@@ -124,7 +127,7 @@ pub(crate) fn leave_word(path: &Path, word: &str) -> io::Result<()> {
 /// else may be at it, or the run lives.
 pub(crate) fn sweep(path: &Path) -> io::Result<bool> {
     let Some(_claimed) = claim(path)? else { return Ok(false) };
-    descendants::kill_marked(MARK, path.as_os_str());
+    marked::kill(&[(MARK.into(), path.into())]);
     clear(path).map(|()| true)
 }
 
@@ -240,7 +243,7 @@ fn root() -> anyhow::Result<PathBuf> {
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).recursive(true).create(path)
+    DirBuilder::new().mode(0o700).create(path)
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -12,7 +12,6 @@ use xlreg_launch::supervise::Event;
 
 use super::console::Console;
 use super::descendants;
-use crate::progress::Bar;
 
 /// How long a child's end must have gone unnoticed for it to be an orphan's. Whoever waits for a child
 /// notices it within milliseconds.
@@ -22,8 +21,6 @@ const REAP_AFTER: Duration = Duration::from_secs(2);
 struct Teller {
     names: Vec<Name>,
     started: HashSet<usize>,
-    /// How many have started, until all have.
-    bar: Option<Bar>,
     /// Cancelled when all have started.
     up: CancellationToken,
 }
@@ -36,8 +33,7 @@ pub(super) async fn tell(
     up: CancellationToken,
 ) {
     let reaper = tokio::spawn(reap_orphans());
-    let bar = Some(Bar::new("programs started"));
-    let mut teller = Teller { names, started: HashSet::new(), bar, up };
+    let mut teller = Teller { names, started: HashSet::new(), up };
     while let Some(event) = events.recv().await {
         if let Some(note) = teller.note(event) {
             console.note(note).await;
@@ -52,12 +48,7 @@ impl Teller {
         match event {
             Event::Started { rank, .. } => {
                 self.started.insert(rank);
-                let (started, all) = (self.started.len(), self.names.len());
-                if let Some(bar) = &self.bar {
-                    bar.set(started, all);
-                }
-                if started == all {
-                    self.bar = None;
+                if self.started.len() == self.names.len() {
                     self.up.cancel();
                 }
                 None

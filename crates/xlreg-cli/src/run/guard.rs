@@ -174,7 +174,8 @@ fn again(role: Option<Role>, next: Role, hidden: &[&OsStr]) -> Command {
 struct Forwarded {
     interrupt: Signals,
     terminate: Signals,
-    hangup: Signals,
+    /// None for a run whose starter has asked, say by `nohup`, to let it go on without a terminal.
+    hangup: Option<Signals>,
 }
 
 impl Forwarded {
@@ -183,17 +184,34 @@ impl Forwarded {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             // A terminal that is closed must not leave the programs behind either.
-            hangup: signal(SignalKind::hangup())?,
+            hangup: match is_ignored(Signal::SIGHUP) {
+                true => None,
+                false => Some(signal(SignalKind::hangup())?),
+            },
         })
     }
 
     async fn next(&mut self) -> Signal {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => Signal::SIGINT,
             _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.hangup.recv() => Signal::SIGHUP,
+            _ = hangup => Signal::SIGHUP,
         }
     }
+}
+
+/// Whether we were started with this signal ignored. Asked before it is listened for.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
 }
 
 /// Nothing here is worth more than one thread.

@@ -1,5 +1,6 @@
 //! The process that does the work of a run, below its guard.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use super::control::{self, Control};
 use super::form::{self, Formed, Member};
 use super::getting_up::GettingUp;
 use super::plan::Plan;
-use super::{PortMode, descendants, dir, events, guard, interrupted};
+use super::{PortMode, descendants, dir, events, guard, interrupted, misuse};
 use crate::exit::{self, Code, Ending};
 
 /// How long to wait for what was printed to be read, when all is over and somebody waits for that.
@@ -171,9 +172,9 @@ async fn launch(
 ) -> anyhow::Result<Code> {
     let names: Vec<_> = formed.members.iter().map(|member| member.name.clone()).collect();
     let log = log_path(plan, run_dir);
-    let (mut specs, mut checks) = (Vec::new(), Vec::new());
+    let (mut specs, mut checks, mut written) = (Vec::new(), Vec::new(), HashSet::new());
     for rank in 0..names.len() {
-        let (spec, check) = prepare(plan, &mut formed, rank)?;
+        let (spec, check) = prepare(plan, &mut formed, rank, &mut written)?;
         specs.push(spec);
         checks.extend(check.map(Arc::new));
     }
@@ -296,8 +297,14 @@ fn failed(plan: &Plan, names: &[Name], rank: usize, failure: &Failure) -> Ending
     Ending::new(Code::Failed, message)
 }
 
-/// What to start for a member, and how to tell that it is ready. Its ports go with that.
-fn prepare(plan: &Plan, formed: &mut Formed, rank: usize) -> anyhow::Result<(Spec, Option<Check>)> {
+/// What to start for a member, and how to tell that it is ready. Its ports go with that; its files
+/// are `written`.
+fn prepare(
+    plan: &Plan,
+    formed: &mut Formed,
+    rank: usize,
+    written: &mut HashSet<PathBuf>,
+) -> anyhow::Result<(Spec, Option<Check>)> {
     let ports = formed.members.get_mut(rank).map(|member| std::mem::take(&mut member.ports));
     let member = formed.members.get(rank).context("a rank beyond the members")?;
     let cluster = plan.cluster.as_str();
@@ -306,14 +313,23 @@ fn prepare(plan: &Plan, formed: &mut Formed, rank: usize) -> anyhow::Result<(Spe
         None => Values::Alone { name: &member.name, cluster, size: plan.size, dir: &member.dir },
     };
     let mut environment = environment(plan, formed, member, rank);
-    let run_dir = plan.run_dir.as_ref().map(|dir| dir.clone().into_os_string());
-    environment.push((dir::MARK.into(), run_dir));
+    let run_dir = plan.run_dir.clone().context("a worker without its run's directory")?;
+    let run_dir = run_dir.into_os_string();
+    environment.push((dir::MARK.into(), Some(run_dir.clone())));
     for (name, template) in &plan.variables {
         let value = template.fill_with(&values);
         environment.push((name.into(), Some(value.into())));
     }
     for file in &plan.files {
         let path = member.dir.join(file.path.fill_with(&values));
+        if !written.insert(path.clone()) {
+            let message = format!(
+                "--template: {} would be written more than once; name it with {{name}}, or relative, \
+                 which is below the member's directory",
+                path.display()
+            );
+            return Err(misuse(message));
+        }
         let doing = || format!("writing {} for {}", path.display(), member.name);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(doing)?;
@@ -333,6 +349,10 @@ fn prepare(plan: &Plan, formed: &mut Formed, rank: usize) -> anyhow::Result<(Spe
         program: plan.program.clone().into(),
         arguments: plan.arguments.iter().map(|text| text.fill_with(&values).into()).collect(),
         environment,
+        marks: vec![
+            (dir::MARK.into(), run_dir),
+            ("XLREG_DIR".into(), member.dir.clone().into_os_string()),
+        ],
         ports,
     };
     Ok((spec, check.transpose()?))

@@ -51,8 +51,10 @@ fn each_program_finds_its_place_and_all_find_the_same_roster() {
         ] {
             assert_eq!(own[name], value, "{name}");
         }
-        assert!(own.contains_key("XLREG_DIR") && own.contains_key("XLREG_ROSTER"));
-        assert_eq!(own.len(), 11, "an undocumented or inherited variable: {own:?}");
+        let dir = own["XLREG_DIR"].strip_prefix(&own["XLREG_RUN"]).unwrap();
+        assert_eq!(dir, format!("/member_{rank}"));
+        assert!(own.contains_key("XLREG_ROSTER"));
+        assert_eq!(own.len(), 12, "an undocumented or inherited variable: {own:?}");
     }
     assert_eq!(world.list("tmp"), [""; 0]);
 }

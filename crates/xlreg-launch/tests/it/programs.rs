@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -30,11 +31,17 @@ fn start(scripts: &[&str], policy: Policy) -> World {
 }
 
 fn start_with(scripts: Vec<(&str, Ports)>, policy: Policy) -> World {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mark = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let specs = scripts.into_iter().enumerate().map(|(rank, (script, ports))| Spec {
         name: format!("member_{rank}").parse().unwrap(),
         program: "sh".into(),
         arguments: vec!["-c".into(), script.into()],
-        environment: vec![("RANK".into(), Some(OsString::from(rank.to_string())))],
+        environment: vec![
+            ("RANK".into(), Some(OsString::from(rank.to_string()))),
+            ("MARK".into(), Some(mark.clone().into())),
+        ],
+        marks: vec![("MARK".into(), mark.clone().into()), ("RANK".into(), rank.to_string().into())],
         ports,
     });
     let spawner = Arc::new(Spawner::new().unwrap());
@@ -119,6 +126,7 @@ async fn a_program_that_is_not_there_stops_those_that_are() {
         program: program.into(),
         arguments: vec!["600".into()],
         environment: vec![],
+        marks: vec![],
         ports: Ports::Free,
     };
     let (send, _output) = mpsc::channel(1);
@@ -161,7 +169,31 @@ async fn what_a_program_leaves_behind_goes_with_it() {
     let output = world.output.recv().await.unwrap();
     let pid: i32 = String::from_utf8(output.text).unwrap().trim().parse().unwrap();
     assert!(matches!(world.ended().await, Ended::Done));
-    // Killed, but perhaps not reaped: its parent is whoever adopts orphans here.
+    until_gone(pid);
+}
+
+/// A daemon with the member's port would keep the next one from having it.
+#[tokio::test]
+async fn what_has_left_the_group_goes_before_the_program_is_started_again() {
+    let script = "setsid sleep 600 & echo $!; sleep 600";
+    let mut world = start(&[script, script], policy(OnExit::Stop));
+    let mut daemons = [0; 2];
+    for _ in 0..2 {
+        let output = world.output.recv().await.unwrap();
+        let text = String::from_utf8(output.text).unwrap();
+        daemons[output.rank] = text.trim().parse().unwrap();
+    }
+    world.handle.order(1, Order::Restart).await.unwrap();
+    until_gone(daemons[1]);
+    assert!(is_alive(daemons[0]), "the other member's lives on");
+    world.handle.stop();
+    assert!(matches!(world.ended().await, Ended::Stopped));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemons[0]), nix::sys::signal::SIGKILL)
+        .unwrap();
+}
+
+/// Until it was killed, if perhaps not reaped: its parent is whoever adopts orphans here.
+fn until_gone(pid: i32) {
     let is_gone = || {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
         state.is_err() || state.is_ok_and(|stat| stat.contains(") Z ") || stat.contains(") X "))
@@ -325,6 +357,7 @@ async fn programs_die_with_the_thread_that_started_them() {
         program: "sleep".into(),
         arguments: vec!["600".into()],
         environment: vec![],
+        marks: vec![],
         ports: Ports::Free,
     };
     let program = spawner.start(&spec).await.unwrap();
