@@ -13,7 +13,7 @@ use xlreg_launch::ready::Variable;
 use xlreg_launch::supervise::{
     Ended, Event, Failure, Handle, OnExit, Order, OrderError, Policy, supervise,
 };
-use xlreg_launch::{Offer, Places, Template};
+use xlreg_launch::{Offer, Place, Places, Template};
 
 use super::error::TestError;
 use super::slot::{MemberState, Slot};
@@ -44,13 +44,15 @@ pub(super) struct Programs {
 impl Command {
     /// What to start for the member at `rank`.
     pub(super) fn spec(&self, places: &Places, rank: usize, roster_file: &Path) -> Option<Spec> {
-        let name = places.members.get(rank)?.name.clone();
+        let Place { name, dir, .. } = places.members.get(rank)?;
         let fill = |template: &Template| OsString::from(template.fill(places, rank, roster_file));
         Some(Spec {
-            name,
+            name: name.clone(),
             program: self.program.clone(),
             arguments: self.arguments.iter().map(fill).collect(),
             environment: self.environment(places, rank, roster_file),
+            // Each member has a directory of its own, below one that the test has made.
+            marks: vec![("XLREG_DIR".into(), dir.clone().into_os_string())],
             // The cluster holds them, also while the program does not run.
             ports: Ports::Free,
         })
