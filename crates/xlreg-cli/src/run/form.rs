@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
-use xlreg::{Credentials, Durability, Error, Identity, Name, PrivateKey, Registry, Roster, Seat};
+use xlreg::{
+    Credentials, Durability, Error, Identity, Name, PrivateKey, Reason, Registry, Roster, Seat,
+};
+use xlreg_core::Refusal;
 use xlreg_core::limits::Limits;
 use xlreg_launch::loopback::Block;
 use xlreg_launch::port::Port;
@@ -145,6 +148,17 @@ async fn meet(plan: &Plan, registry: &Registry, seats: &[Seat]) -> anyhow::Resul
                 missing.join(", ")
             );
             Ending::new(Code::Incomplete, message).into()
+        }
+        Error::Refused {
+            reason: Reason::Known(Refusal::MemberNameInUse | Refusal::ClusterFull { .. }),
+            ..
+        } => {
+            let message = format!(
+                "at this registry, cluster {} has members already; choose another name with \
+                 --cluster, or none",
+                plan.cluster
+            );
+            Ending::new(Code::Conflict, message).into()
         }
         error => anyhow::Error::from(error).context(format!("forming cluster {}", plan.cluster)),
     })

@@ -86,16 +86,20 @@ fn remains(
     ended: &anyhow::Result<Code>,
     stops: &Stops,
 ) -> Option<String> {
-    let wanted = stops.down.is_cancelled() || stops.stop.is_cancelled();
     // Without a log there is nothing to look at; then it has told whoever has started it.
     let has_log = run_dir.join(control::LOG_FILE).exists();
-    if !plan.detach || wanted || !has_log {
+    if !plan.detach || is_wanted(stops) || !has_log {
         return None;
     }
     Some(match ended {
         Ok(_) => "all programs have ended".to_owned(),
         Err(error) => exit::message(error),
     })
+}
+
+/// Whether somebody has asked for the end.
+fn is_wanted(stops: &Stops) -> bool {
+    stops.down.is_cancelled() || stops.stop.is_cancelled()
 }
 
 /// Removes all that the run made, but for the log and the word of a detached one.
@@ -239,6 +243,11 @@ async fn launch(
         }
         Err(Ended::Failed { rank, failure }) => Err(failed(plan, &names, rank, &failure).into()),
     };
+    if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
+        let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
+        let note = format!("what its programs wrote is kept: xlreg logs -c {id}; xlreg down {id}");
+        console.note(note).await;
+    }
     let printed = async {
         let _printed = printing.await;
         let _told = telling.await;

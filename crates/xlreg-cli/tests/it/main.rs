@@ -7,11 +7,22 @@
     reason = "a test that fails should say where and stop"
 )]
 
+mod barrier;
 mod crash;
+mod detached;
+mod guard;
+mod helper;
 mod identity;
+mod kept;
 mod members;
+mod output;
 mod pool;
+mod ports;
+mod ready;
+mod room;
 mod run;
 mod serve;
+mod supervision;
 mod support;
+mod templates;
 mod usage;

@@ -63,7 +63,7 @@ fn variables(world: &World, rank: usize) -> BTreeMap<String, String> {
     let text = fs::read_to_string(world.path("work").join(format!("{rank}.env"))).unwrap();
     let pairs = text.lines().filter_map(|line| line.split_once('='));
     pairs
-        .filter(|(name, _)| name.starts_with("XLREG_"))
+        .filter(|(name, _)| name.starts_with("XLREG_") && *name != "XLREG_KEY_POOL")
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }

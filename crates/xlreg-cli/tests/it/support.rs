@@ -68,7 +68,57 @@ impl World {
             .env("XDG_DATA_HOME", self.path("data"))
             .env("TMPDIR", self.path("tmp"))
             .env("COLUMNS", "100");
+        if args.first() == Some(&"run") {
+            // Shared by all tests and kept for the next time, as making keys is what takes longest.
+            command.env("XLREG_KEY_POOL", concat!(env!("CARGO_TARGET_TMPDIR"), "/key-pool"));
+        }
         command
+    }
+
+    /// A run of so many members in the background, with these flags, once it is up.
+    pub(crate) fn detach(&self, cluster: &str, members: &str, flags: &[&str], cmd: &[&str]) {
+        let args = ["run", "-n", members, "--cluster", cluster, "--detach"];
+        let done = self.run(&[&args, flags, &["--"], cmd].concat());
+        done.expect(0).says(&[&format!("xlreg down {cluster}")]);
+        assert_eq!(done.out, format!("{cluster}\n"));
+    }
+
+    /// How a run tells of a member.
+    pub(crate) fn member(&self, cluster: &str, rank: usize) -> serde_json::Value {
+        let mut told = self.run(&["ps", cluster, "--output", "json"]).expect(0).json();
+        told["run"]["members"][rank].take()
+    }
+
+    /// Waits until a member is so.
+    pub(crate) fn until_member(&self, cluster: &str, rank: usize, state: &str) {
+        eventually(&format!("{cluster} {rank} {state}"), || {
+            self.member(cluster, rank)["state"] == state
+        });
+    }
+
+    pub(crate) fn down(&self, cluster: &str) {
+        let done = self.run(&["down", cluster]);
+        done.expect(0).says(&[&format!("{cluster} is down")]);
+        self.is_clean();
+    }
+
+    /// Nothing is left where temporary files go.
+    #[track_caller]
+    pub(crate) fn is_clean(&self) {
+        assert_eq!(self.list("tmp"), [""; 0]);
+    }
+
+    /// A shell, with what `xlreg run` finds around it.
+    pub(crate) fn shell(&self, script: &str) -> Command {
+        let mut shell = Command::new("sh");
+        for (name, value) in self.xlreg(&["run"]).get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        shell.args(["-c", script]).current_dir(self.path("work"));
+        shell
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Done {
@@ -99,6 +149,31 @@ impl World {
     pub(crate) fn ask(&self, server: &Server, args: &[&str]) -> Done {
         Running::start(self.asking(server, args)).finish()
     }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A test that failed may leave a run in the background.
+        if fs::read_dir(self.path("tmp")).is_ok_and(|mut left| left.next().is_some()) {
+            let _done = self.xlreg(&["down", "--all"]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let by = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < by, "never: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether there is such a process, and it has not ended.
+pub(crate) fn lives(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z ") && !stat.contains(") X "))
 }
 
 /// An address to listen on that no other test has, so that its port is still free after a restart.
@@ -191,6 +266,18 @@ impl Running {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The process ID of the worker below a run's guard.
+    pub(crate) fn worker(&self) -> i32 {
+        let list = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid())).unwrap();
+        list.trim().parse().unwrap()
+    }
+
+    /// Waits until stderr says so.
+    pub(crate) fn until_says(&self, part: &str) {
+        let (said, _) = self.err.until(|text| text.contains(part));
+        assert!(said.contains(part), "{part:?} is not in stderr: {said}");
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
