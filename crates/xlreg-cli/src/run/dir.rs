@@ -220,14 +220,15 @@ fn age(path: &Path) -> Option<Duration> {
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
 }
 
-/// The directory of all runs: `XLREG_RUN_DIR`, or one of this user's own where temporary files go.
+/// The directory of all runs, one of this user's own where `XLREG_RUN_DIR` says or else where
+/// temporary files go. In it is nothing but ours: what nobody has locked there is removed.
 fn root() -> anyhow::Result<PathBuf> {
     let uid = nix::unistd::geteuid();
-    let root = match std::env::var_os("XLREG_RUN_DIR") {
+    let above = match std::env::var_os("XLREG_RUN_DIR") {
         Some(dir) if !dir.is_empty() => PathBuf::from(dir),
-        _ => std::env::temp_dir().join(format!("xlreg-{uid}")),
+        _ => std::env::temp_dir(),
     };
-    let root = std::path::absolute(root)?;
+    let root = std::path::absolute(above)?.join(format!("xlreg-{uid}"));
     // Whoever may write there could lay out a socket of his own for us to talk to.
     if let Ok(metadata) = fs::symlink_metadata(&root)
         && (!metadata.is_dir() || metadata.uid() != uid.as_raw() || metadata.mode() & 0o022 != 0)

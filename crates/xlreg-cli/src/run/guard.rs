@@ -104,8 +104,8 @@ async fn watch(
             }
             signal = signals.next() => {
                 asked = true;
-                // ESRCH: it has just ended.
-                let _ended = kill(pid, signal);
+                // ESRCH: it has just ended. One that somebody has stopped could not act on it.
+                let _ended = kill(pid, signal).and_then(|()| kill(pid, Signal::SIGCONT));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Places where there is no room, or no way in.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -40,16 +40,35 @@ fn without_a_way_in_it_says_where() {
     assert!(!none.exists());
     fs::write(world.path("file"), "").unwrap();
     run("TMPDIR", world.path("file")).expect(1).says(&["file", "set TMPDIR"]);
-    run("XLREG_RUN_DIR", world.path("file")).expect(1).says(&["not a directory of your own"]);
+    run("XLREG_RUN_DIR", world.path("file")).expect(1).says(&["file", "XLREG_RUN_DIR"]);
     let long = world.path(&"x".repeat(110));
+    fs::create_dir(&long).unwrap();
     run("XLREG_RUN_DIR", long.clone()).expect(1).says(&["control.sock", "too long"]);
-    assert!(!long.exists());
+    assert_eq!(fs::read_dir(long).unwrap().count(), 0);
+    // Whoever may write there could lay out a socket of his own for us to talk to.
     let open = world.path("open");
-    fs::create_dir(&open).unwrap();
-    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let uid = fs::metadata(world.path("work")).unwrap().uid();
+    let root = open.join(format!("xlreg-{uid}"));
+    fs::create_dir_all(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
     run("XLREG_RUN_DIR", open).expect(1).says(&["nobody else may write to"]);
     assert!(!world.path("work/started").exists());
     world.is_clean();
+}
+
+/// Somebody's project has a file named lock, too.
+#[test]
+fn what_others_have_where_runs_are_kept_is_left_alone() {
+    let world = World::new();
+    fs::create_dir_all(world.path("dir/project")).unwrap();
+    fs::create_dir_all(world.path("dir/empty")).unwrap();
+    fs::write(world.path("dir/project/lock"), "mine").unwrap();
+    for args in [&["ps"][..], &["run", "-n", "2", "--", "true"], &["down", "--all"]] {
+        let mut command = world.xlreg(args);
+        command.env("XLREG_RUN_DIR", world.path("dir"));
+        Running::start(command).finish().expect(0);
+        assert!(world.path("dir/project/lock").exists() && world.path("dir/empty").exists());
+    }
 }
 
 #[test]
