@@ -1,4 +1,4 @@
-//! A program that joins by itself: it takes any free port, and the others learn of it.
+//! A server that joins by itself: it takes any free port, and the others learn of it.
 //!
 //! `xlreg run --self-join` tells it the rest: where the registry is, which cluster, as whom.
 //!
@@ -33,5 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
         println!("{rank} {} {}{me}", member.name, endpoints.join(" "));
     }
-    Ok(())
+    membership.close().await;
+    loop {
+        // Here a server of yours would do its work.
+        let (_client, _address) = listener.accept()?;
+    }
 }
