@@ -23,6 +23,9 @@ const STATUS_WITHIN: Duration = Duration::from_secs(5);
 /// Between looks at a log that is followed, and at a run that is stopping.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The longest state in a list of runs: one that has ended may have a long story.
+const STATE_CHARS: usize = 40;
+
 #[derive(Args)]
 pub(crate) struct PsArgs {
     /// Show the members of this run [default: all runs]
@@ -139,9 +142,17 @@ fn list(runs: &[Told]) -> String {
             }
             None => (String::new(), String::new(), ""),
         };
-        vec![told.found.id.clone(), told.state(), since, kind.to_owned(), pid]
+        vec![told.found.id.clone(), shortened(&told.state()), since, kind.to_owned(), pid]
     });
     output::table(&["CLUSTER", "STATE", "SINCE", "KIND", "PID"], rows)
+}
+
+/// So much of a text as fits into a column; `xlreg ps CLUSTER` shows all of it.
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= STATE_CHARS {
+        return text.to_owned();
+    }
+    text.chars().take(STATE_CHARS - 1).chain(['…']).collect()
 }
 
 fn members(told: &Told) -> String {
@@ -187,23 +198,28 @@ fn find(cluster: Option<&String>) -> anyhow::Result<Found> {
                     .into()
             })
         }
-        None => {
-            let mut runs = runs;
-            match (runs.pop(), runs.is_empty()) {
-                (Some(only), true) => Ok(only),
-                (None, _) => Err(Ending::new(
-                    Code::NotFound,
-                    "no cluster runs here; start one with xlreg run -n N --detach -- CMD",
-                )
-                .into()),
-                (Some(_), false) => Err(Ending::new(
-                    Code::Usage,
-                    format!("several clusters run here, name one of them: {names}"),
-                )
-                .into()),
-            }
-        }
+        None => only(runs),
     }
+}
+
+/// The only run that there is; or, beside some that have ended, the only one that lives.
+fn only(mut runs: Vec<Found>) -> anyhow::Result<Found> {
+    if runs.iter().any(|found| found.alive) {
+        runs.retain(|found| found.alive);
+    }
+    let names = runs.iter().map(|found| found.id.clone()).collect::<Vec<_>>().join(", ");
+    let ending = match (runs.pop(), runs.is_empty()) {
+        (Some(only), true) => return Ok(only),
+        (None, _) => Ending::new(
+            Code::NotFound,
+            "no cluster runs here; start one with xlreg run -n N --detach -- CMD",
+        ),
+        (Some(_), false) => Ending::new(
+            Code::Usage,
+            format!("several clusters run here, name one of them: {names}"),
+        ),
+    };
+    Err(ending.into())
 }
 
 pub(crate) fn member(args: &MemberArgs, order: Wanted) -> anyhow::Result<Code> {

@@ -434,9 +434,10 @@ impl Supervisor {
         }
     }
 
-    /// Whether no program runs and none will.
+    /// Whether no program runs and none will. If all of them were killed because somebody asked for
+    /// that, he may want to see them start again.
     fn is_over(&self) -> bool {
-        let linger = self.policy.linger || self.members.iter().any(|member| member.expected);
+        let linger = self.policy.linger || self.members.iter().all(|member| member.expected);
         !linger && self.news.is_empty() && self.members.iter().all(|member| member.due.is_none())
     }
 

@@ -70,6 +70,10 @@ pub(crate) enum Answer {
     Done,
     /// There are no members yet.
     Starting,
+    /// There is no such member.
+    NoMember {
+        why: String,
+    },
     Failed {
         why: String,
     },
@@ -187,18 +191,19 @@ impl Control {
             }
             Request::Member { member, order } => match self.order(&member, order).await {
                 Ok(()) => Answer::Done,
-                Err(why) => Answer::Failed { why },
+                Err(refused) => refused,
             },
         }
     }
 
-    async fn order(&self, member: &str, wanted: Wanted) -> Result<(), String> {
+    async fn order(&self, member: &str, wanted: Wanted) -> Result<(), Answer> {
         let Some((run, handle)) = self.launched.get() else {
-            return Err("the cluster is still being formed; try again in a moment".to_owned());
+            let why = "the cluster is still being formed; try again in a moment".to_owned();
+            return Err(Answer::Failed { why });
         };
         let by_name = run.members.iter().position(|other| other.name == member);
         let rank = by_name.or_else(|| member.parse().ok());
-        let unknown = || no_member(run, member);
+        let unknown = || Answer::NoMember { why: no_member(run, member) };
         let order = match wanted {
             Wanted::Pause => Order::Pause,
             Wanted::Resume => Order::Resume,
@@ -207,7 +212,7 @@ impl Control {
         };
         match handle.order(rank.ok_or_else(unknown)?, order).await {
             Err(OrderError::NoMember(_)) => Err(unknown()),
-            done => done.map_err(|error| error.to_string()),
+            done => done.map_err(|error| Answer::Failed { why: error.to_string() }),
         }
     }
 }
@@ -262,6 +267,7 @@ pub(crate) fn ask(dir: &Path, request: &Request, at_most: Duration) -> anyhow::R
     }
     let answer = serde_json::from_str(&line).with_context(doing)?;
     match answer {
+        Answer::NoMember { why } => Err(Ending::new(Code::NotFound, why).into()),
         Answer::Failed { why } => Err(Ending::new(Code::Failed, why).into()),
         answer => Ok(answer),
     }

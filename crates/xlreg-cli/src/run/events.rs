@@ -21,6 +21,8 @@ const REAP_AFTER: Duration = Duration::from_secs(2);
 struct Teller {
     names: Vec<Name>,
     started: HashSet<usize>,
+    /// Whether to tell that a program has failed.
+    failures: bool,
     /// Cancelled when all have started.
     up: CancellationToken,
 }
@@ -29,11 +31,12 @@ struct Teller {
 pub(super) async fn tell(
     mut events: mpsc::UnboundedReceiver<Event>,
     names: Vec<Name>,
+    failures: bool,
     console: Console,
     up: CancellationToken,
 ) {
     let reaper = tokio::spawn(reap_orphans());
-    let mut teller = Teller { names, started: HashSet::new(), up };
+    let mut teller = Teller { names, started: HashSet::new(), failures, up };
     while let Some(event) = events.recv().await {
         if let Some(note) = teller.note(event) {
             console.note(note).await;
@@ -54,7 +57,7 @@ impl Teller {
                 None
             }
             Event::Ended { rank, status, expected, .. } => {
-                let failed = !expected && !status.success();
+                let failed = self.failures && !expected && !status.success();
                 failed.then(|| format!("{} failed: {status}", self.name(rank)))
             }
             Event::Restarting { rank, time, after } => {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output};
 use xlreg_launch::program::{Ports, Spawner, Spec};
-use xlreg_launch::supervise::{Ended, Failure, Policy, supervise};
+use xlreg_launch::supervise::{Ended, Failure, OnExit, Policy, supervise};
 use xlreg_launch::{Check, Places, Values};
 use xlreg_node::KeyPool;
 
@@ -27,9 +27,16 @@ use super::getting_up::GettingUp;
 use super::plan::Plan;
 use super::{PortMode, descendants, dir, events, guard, interrupted, misuse};
 use crate::exit::{self, Code, Ending};
+use crate::output;
 
 /// How long to wait for what was printed to be read, when all is over and somebody waits for that.
 const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// How long to wait for word that all is up from programs that have ended well.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// How long programs may take to stop before somebody who waits is told what he can do.
+const STOPS_SOON: Duration = Duration::from_secs(1);
 
 /// What asks a run to end, each in its own way.
 #[derive(Clone, Debug, Default)]
@@ -201,7 +208,10 @@ async fn launch(
     let (handle, mut supervisor) = supervise(specs, spawner, policy, send, tell);
     let up = CancellationToken::new();
     let printing = tokio::spawn(print(output, checks.clone(), console.clone()));
-    let telling = tokio::spawn(events::tell(happening, names.clone(), console.clone(), up.clone()));
+    // The failure that stops all is told as the run's own.
+    let failures = plan.on_exit != OnExit::Stop;
+    let telling = events::tell(happening, names.clone(), failures, console.clone(), up.clone());
+    let telling = tokio::spawn(telling);
     control.launched(describe(plan, &formed, log), handle.clone());
 
     let all_up = CancellationToken::new();
@@ -217,8 +227,15 @@ async fn launch(
     let outcome = match stopped {
         Ok(why) => {
             handle.stop();
+            let hint = async {
+                sleep(STOPS_SOON).await;
+                let grace = output::took(plan.grace);
+                console.note(format!("stopping; killing in {grace}, or when asked again")).await;
+                std::future::pending::<()>().await;
+            };
             tokio::select! {
                 _over = &mut supervisor => {}
+                () = hint => {}
                 () = stops.hurry.cancelled() => {
                     handle.kill();
                     let _over = (&mut supervisor).await;
@@ -229,8 +246,14 @@ async fn launch(
                 why => why,
             }
         }
-        Err(Ended::Done | Ended::Stopped) if plan.has_to_get_up() && !all_up.is_cancelled() => {
-            Err(ended_early(plan).into())
+        Err(Ended::Done | Ended::Stopped) if plan.has_to_get_up() => {
+            // Word of the last join, or the last line, may still be on its way.
+            tokio::select! {
+                biased;
+                () = all_up.cancelled() => Ok(Code::Done),
+                failed = staying => Err(failed),
+                () = sleep(LAST_WORD) => Err(ended_early(plan).into()),
+            }
         }
         Err(Ended::Done | Ended::Stopped) => {
             // They have started, if only for an instant; so say it.

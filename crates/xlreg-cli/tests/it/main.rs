@@ -16,6 +16,7 @@ mod identity;
 mod kept;
 mod members;
 mod output;
+mod outside;
 mod pool;
 mod ports;
 mod ready;

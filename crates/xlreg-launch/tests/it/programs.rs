@@ -367,3 +367,22 @@ async fn programs_die_with_the_thread_that_started_them() {
     use std::os::unix::process::ExitStatusExt as _;
     assert_eq!(status.signal(), Some(9), "{pid}");
 }
+
+#[tokio::test]
+async fn one_that_was_killed_on_purpose_keeps_nobody_waiting_once_the_others_have_ended() {
+    let mut world = start(&["echo up; exec sleep 600", "read x"], policy(OnExit::Stop));
+    world.line(0, "up").await;
+    world.handle.order(0, Order::Kill).await.unwrap();
+    assert!(matches!(world.ended().await, Ended::Done));
+
+    // But where all were killed, whoever did it may start them again.
+    let mut world = start(&["echo up; exec sleep 600"], policy(OnExit::Stop));
+    world.line(0, "up").await;
+    world.handle.order(0, Order::Kill).await.unwrap();
+    let ended = world.event(|event| matches!(event, Event::Ended { .. }).then_some(()));
+    ended.await;
+    world.handle.order(0, Order::Restart).await.unwrap();
+    world.line(0, "up").await;
+    world.handle.stop();
+    assert!(matches!(world.ended().await, Ended::Stopped));
+}
