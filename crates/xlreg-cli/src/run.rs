@@ -35,7 +35,7 @@ use xlreg_launch::supervise::OnExit;
 use self::plan::Plan;
 use crate::connect::duration;
 use crate::exit::{Code, Ending};
-use crate::pool;
+use crate::{output, pool};
 
 #[derive(clap::Args, Clone)]
 #[command(after_help = "Examples:
@@ -164,7 +164,8 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     match args.role {
         Some(Role::Worker) => {
             // A pool that can't be used costs time, and nothing else.
-            let pool = args.pool.open().ok();
+            let complain = |error| output::note(&format!("xlreg: making new keys, as {error:#}"));
+            let pool = args.pool.open().map_err(complain).ok();
             worker::main(&plan, pool)
         }
         None if args.detach => guard::detach(),

@@ -18,8 +18,9 @@ const KILLED: Duration = Duration::from_secs(5);
 /// Between looks at processes that were killed. The kernel needs an instant to end them.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Kills all processes of this user, but for this very one, that were started with all of these
-/// variables, and waits for their end. None are killed for no variables.
+/// Kills all processes, but for this very one, that were started with all of these variables, and
+/// waits for their end. One of them should be a random number: others may have the same directories,
+/// in containers of their own. None are killed for no variables.
 ///
 /// Blocks for some milliseconds, as it looks at all processes that there are. Does nothing where the
 /// system does not show environments in `/proc`.

@@ -1,5 +1,6 @@
 //! What programs write, line by line, whatever they write.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -17,6 +18,10 @@ pub const OUTPUT_QUEUE: usize = 64;
 /// How long to read on when a program has ended: what it left in the pipe comes at once, and the
 /// pipe stays open only if something of it escaped its process group.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// The most that is read after a program has ended: as much as a pipe can hold. Whoever goes on
+/// writing into it has escaped us.
+const LEFT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Where a program wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,21 +54,27 @@ pub(crate) async fn pump(
     ended: CancellationToken,
 ) {
     let mut held = Vec::with_capacity(LINE_BYTES_MAX);
+    let mut quiet = pin!(quiet(&ended));
+    let mut left = LEFT_BYTES_MAX;
     loop {
         let room = LINE_BYTES_MAX - held.len();
         let mut limited = (&mut pipe).take(room as u64);
-        let over = tokio::select! {
+        let read = tokio::select! {
             biased;
-            read = limited.read_buf(&mut held) => matches!(read, Ok(0) | Err(_)),
-            () = quiet(&ended) => true,
+            read = limited.read_buf(&mut held) => read.unwrap_or(0),
+            () = &mut quiet => 0,
         };
+        if ended.is_cancelled() {
+            left = left.saturating_sub(read);
+        }
+        let over = read == 0 || left == 0;
         let whole = match held.iter().rposition(|byte| *byte == b'\n') {
             Some(last) if !over => last + 1,
             None if !over && held.len() < LINE_BYTES_MAX => continue,
             _ => held.len(),
         };
-        let rest = held.split_off(whole);
-        let text = std::mem::replace(&mut held, rest);
+        // A copy, so that the room stays.
+        let text: Vec<_> = held.drain(..whole).collect();
         if !text.is_empty() && output.send(Output { rank, stream, text }).await.is_err() {
             return;
         }

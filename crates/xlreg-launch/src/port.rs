@@ -50,12 +50,27 @@ impl Port {
             socket.bind(&address.into())?;
             let address = local_address(&socket)?;
             // Another run has claimed it, and is about to find out that it came too late.
-            let Ok(claim) = claim(address) else { continue };
+            let claim = match claim(address) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => continue,
+                claim => claim?,
+            };
             // Only now: a free port must be one that nobody has, whatever its holder's settings.
             socket.set_reuse_address(true)?;
             return Ok(Self { socket, address, _claim: claim });
         }
         Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Whether anybody listens at `address`, whoever has it bound.
+    #[must_use]
+    pub fn is_listened_at(address: SocketAddr) -> bool {
+        let bound = || -> io::Result<()> {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.set_reuse_address(true)?;
+            // Goes well beside those who have it bound, unless one of them listens.
+            socket.bind(&address.into())
+        };
+        bound().is_err()
     }
 
     fn bind_claimed(address: SocketAddr, claim: Claim) -> io::Result<Self> {
@@ -161,6 +176,16 @@ mod tests {
         let again = Port::bind(address).unwrap();
         assert_eq!(Port::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(TcpListener::bind(again.address()).is_ok());
+    }
+
+    #[test]
+    fn a_held_port_is_listened_at_only_while_somebody_does() {
+        let port = Port::bind(any()).unwrap();
+        assert!(!Port::is_listened_at(port.address()));
+        let listener = TcpListener::bind(port.address()).unwrap();
+        assert!(Port::is_listened_at(port.address()));
+        drop(listener);
+        assert!(!Port::is_listened_at(port.address()));
     }
 
     #[test]

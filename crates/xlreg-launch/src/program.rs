@@ -35,7 +35,7 @@ pub struct Spec {
     /// Changes to our own environment; those without a value are removed from it.
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Variables in that environment that no other program has, if there are such: what still runs
-    /// with all of them when the program has ended is killed before it is started again.
+    /// with all of them when the program has ended goes with it.
     pub marks: Vec<(OsString, OsString)>,
     /// Its ports, and what the program gets of them.
     pub ports: Ports,
@@ -55,6 +55,11 @@ pub enum Ports {
 impl Ports {
     /// The names that passed sockets have in `LISTEN_FDNAMES`, those of the placeholders.
     const NAMES: [&str; SOCKETS_MAX] = ["endpoint", "endpoint1"];
+
+    /// Has those that are to be passed take connections from now on.
+    pub(crate) fn listen(&self) -> io::Result<()> {
+        self.sockets().map(drop)
+    }
 
     fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let Self::Passed(ports) = self else {

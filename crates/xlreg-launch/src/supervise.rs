@@ -391,6 +391,8 @@ impl Supervisor {
         }
         let stopped = self.stop.is_cancelled();
         self.stop_all(&mut asked).await;
+        // Of one that could not be killed, nothing more is read either.
+        self.members.iter().for_each(|member| member.over.cancel());
         match self.failed.take() {
             // What failed while all were asked to stop did so because of that.
             Some((rank, failure)) => Ended::Failed { rank, failure },
@@ -401,6 +403,13 @@ impl Supervisor {
 
     /// Whether all could be started.
     async fn start_all(&mut self) -> bool {
+        for (rank, member) in self.members.iter().enumerate() {
+            // Before the first starts, who may want to talk to all others at once.
+            if let Err(error) = member.spec.ports.listen() {
+                self.failed = Some((rank, Failure::Start(error)));
+                return false;
+            }
+        }
         for rank in 0..self.members.len() {
             if let Err(error) = self.start(rank).await {
                 self.failed = Some((rank, Failure::Start(error)));
@@ -445,11 +454,6 @@ impl Supervisor {
         let Some(member) = self.members.get_mut(rank) else { return Ok(()) };
         member.due = None;
         member.expected = false;
-        if member.restarts > 0 {
-            // What left the group may still have the ports, or the files.
-            let marks = member.spec.marks.clone();
-            let _killed = spawn_blocking(move || marked::kill(&marks)).await;
-        }
         let Program { mut child, group } = self.spawner.start(&member.spec).await?;
         member.state = State::Running;
         member.group = Some(group);
@@ -461,20 +465,29 @@ impl Supervisor {
         let drained = CancellationToken::new();
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let (output, ended, all_taken) = (self.output.clone(), over.clone(), drained.clone());
-        self.news.spawn(async move {
+        // Goes on after us: whoever reads what a program wrote may take his time.
+        let pumping = tokio::spawn(async move {
             let _however_it_ends = all_taken.drop_guard();
             tokio::join!(
                 pump(out, rank, Stream::Stdout, output.clone(), ended.clone()),
                 pump(err, rank, Stream::Stderr, output, ended),
             );
+        });
+        self.news.spawn(async move {
+            let _panicked = pumping.await;
             News::Drained(rank)
         });
+        let (marks, stop) = (member.spec.marks.clone(), self.stop.clone());
         self.news.spawn(async move {
             // What the program leaves running goes with it: at once, as long as the number of its
             // group is surely still its own.
             let group = KillOnDrop(group);
             let status = child.wait().await;
             drop(group);
+            // And what has left the group. When all are stopped, all that is left is killed at once.
+            if !stop.is_cancelled() {
+                let _killed = spawn_blocking(move || marked::kill(&marks)).await;
+            }
             over.cancel();
             let _not_read_yet = timeout(LAST_LINES, drained.cancelled()).await;
             // That waiting fails is not known to happen; what ends unseen has not ended well.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -90,6 +91,8 @@ impl Console {
 struct Printer {
     /// What stands before each member's lines, without and with colour.
     prefixes: Vec<Prefix>,
+    /// Whether our own output has them.
+    prefix: bool,
     streams: Streams,
     programs: bool,
     log: Option<Log>,
@@ -122,6 +125,16 @@ struct Log {
     bytes: u64,
 }
 
+impl Prefix {
+    fn shown(&self, wanted: bool, coloured: bool) -> &[u8] {
+        match (wanted, coloured) {
+            (false, _) => &[],
+            (true, false) => &self.plain,
+            (true, true) => &self.coloured,
+        }
+    }
+}
+
 impl Printer {
     fn new(
         names: &[Name],
@@ -130,9 +143,6 @@ impl Printer {
     ) -> anyhow::Result<Self> {
         let width = names.iter().map(|name| name.as_str().len()).max().unwrap_or_default();
         let prefixes = names.iter().zip(COLOURS.iter().cycle()).map(|(name, colour)| {
-            if !targets.prefix {
-                return Prefix { plain: Vec::new(), coloured: Vec::new() };
-            }
             let plain = format!("{:width$} | ", name.as_str());
             let coloured = format!("\x1b[{colour}m{plain}\x1b[0m");
             Prefix { plain: plain.into_bytes(), coloured: coloured.into_bytes() }
@@ -149,6 +159,7 @@ impl Printer {
         let log = targets.log.as_deref().map(Log::open).transpose()?;
         Ok(Self {
             prefixes: prefixes.collect(),
+            prefix: targets.prefix,
             streams: Streams::new(),
             programs: targets.programs,
             log,
@@ -173,6 +184,7 @@ impl Printer {
             file.write(&output.text);
         }
         let Some(prefix) = self.prefixes.get(output.rank) else { return };
+        // The log always has the names, by which `xlreg logs` tells the members apart.
         if let Some(log) = &mut self.log {
             log.write(&prefixed(&prefix.plain, &output.text));
         }
@@ -182,11 +194,11 @@ impl Printer {
         let streams = &mut self.streams;
         let written = match output.stream {
             Stream::Stdout => {
-                let prefix = if streams.stdout_coloured { &prefix.coloured } else { &prefix.plain };
+                let prefix = prefix.shown(self.prefix, streams.stdout_coloured);
                 streams.stdout.write_all(&prefixed(prefix, &output.text))
             }
             Stream::Stderr => {
-                let prefix = if streams.stderr_coloured { &prefix.coloured } else { &prefix.plain };
+                let prefix = prefix.shown(self.prefix, streams.stderr_coloured);
                 // What it wrote before to the other stream comes before.
                 let flushed = streams.stdout.flush();
                 flushed.and_then(|()| streams.stderr.write_all(&prefixed(prefix, &output.text)))
@@ -239,7 +251,7 @@ impl Streams {
 
 impl Sink {
     fn open(path: &Path) -> anyhow::Result<Self> {
-        let opened = OpenOptions::new().create(true).append(true).open(path);
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
         let file = opened
             .map_err(|error| anyhow::anyhow!("opening the log {}: {error}", path.display()))?;
         Ok(Self { path: path.to_owned(), file: Some(io::BufWriter::new(file)) })

@@ -9,7 +9,6 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -28,30 +27,20 @@ pub(crate) fn adopt_orphans() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills all descendants and reaps them. Not to be called while anybody waits for a child.
-pub(crate) fn kill_all() {
+/// Kills all descendants and reaps them, but for children that were there before the run and are
+/// none of its business. Not to be called while anybody waits for a child.
+pub(crate) fn kill_all(spared: &HashSet<i32>) {
     let begun = Instant::now();
     while begun.elapsed() < KILLED {
-        // Their own children are ours next.
-        kill_each(&children());
-        if !reap_all() {
+        // The children of those we kill are ours next.
+        let ours: Vec<_> = children().difference(spared).copied().collect();
+        if ours.is_empty() {
             return;
         }
-    }
-}
-
-/// Reaps all children that have ended. Returns whether there are others.
-fn reap_all() -> bool {
-    let mut pause = LOOK;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => {
-                std::thread::sleep(pause);
-                return true;
-            }
-            Err(Errno::ECHILD) => return false,
-            // Things move: perhaps some have forked and gone, and others are to be caught.
-            _ => pause = Duration::ZERO,
+        kill_each(&ours);
+        // If things move, perhaps some have forked and gone, and others are to be caught.
+        if ours.into_iter().filter(|pid| reap(*pid)).count() == 0 {
+            std::thread::sleep(LOOK);
         }
     }
 }
@@ -75,9 +64,10 @@ pub(crate) fn ended_children() -> HashSet<i32> {
     children().into_iter().filter(has_ended).collect()
 }
 
-/// Reaps a child that has ended.
-pub(crate) fn reap(pid: i32) {
-    let _reaped = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+/// Reaps a child if it has ended; whether it had.
+pub(crate) fn reap(pid: i32) -> bool {
+    let status = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+    status.is_ok_and(|status| status != WaitStatus::StillAlive)
 }
 
 struct Process {
@@ -85,8 +75,9 @@ struct Process {
     ended: bool,
 }
 
-/// The process IDs of all our children.
-fn children() -> Vec<i32> {
+/// The process IDs of all our children. Whoever has become this program by exec has those of the
+/// program that it was before, too.
+pub(crate) fn children() -> HashSet<i32> {
     listed_children().unwrap_or_else(|| {
         let me = std::process::id().cast_signed();
         pids().filter(|pid| look(*pid).is_some_and(|process| process.parent == me)).collect()
@@ -94,8 +85,8 @@ fn children() -> Vec<i32> {
 }
 
 /// As the kernel lists them, if it does, which takes no look at all processes that there are.
-fn listed_children() -> Option<Vec<i32>> {
-    let mut children = Vec::new();
+fn listed_children() -> Option<HashSet<i32>> {
+    let mut children = HashSet::new();
     for thread in fs::read_dir("/proc/self/task").ok()? {
         let list = fs::read_to_string(thread.ok()?.path().join("children")).ok()?;
         children.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));

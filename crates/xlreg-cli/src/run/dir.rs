@@ -7,8 +7,9 @@
 //! Only who holds the lock removes a directory, and the lock file goes last. So a new run of the same
 //! name, which takes the place of an empty directory but of no other, is never taken for the old one.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -20,7 +21,8 @@ use xlreg_proto::keys::random;
 
 use crate::exit::{Code, Ending};
 
-/// The variable that marks all processes of a run, with its directory.
+/// The variable that marks all processes of a run: with its directory, and with a random number that
+/// no run in another container or on another day has.
 pub(crate) const MARK: &str = "XLREG_RUN";
 
 /// Held locked by a living run.
@@ -84,8 +86,12 @@ impl RunDir {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
             _ => make_dir(draft),
         })?;
-        let lock = File::create(draft.join(LOCK_FILE))?;
+        if !is_ours(root)? {
+            return Err(io::Error::other("it is not a directory of your own"));
+        }
+        let mut lock = File::create(draft.join(LOCK_FILE))?;
         lock.lock()?;
+        write!(lock, "{:032x}", u128::from_le_bytes(random()))?;
         for number in 1.. {
             let id = if number == 1 { cluster.to_string() } else { format!("{cluster}-{number}") };
             let path = root.join(id);
@@ -127,8 +133,17 @@ pub(crate) fn leave_word(path: &Path, word: &str) -> io::Result<()> {
 /// else may be at it, or the run lives.
 pub(crate) fn sweep(path: &Path) -> io::Result<bool> {
     let Some(_claimed) = claim(path)? else { return Ok(false) };
-    marked::kill(&[(MARK.into(), path.into())]);
+    marked::kill(&[(MARK.into(), mark(path)?)]);
     clear(path).map(|()| true)
+}
+
+/// What marks the processes of the run in this directory.
+pub(crate) fn mark(path: &Path) -> io::Result<OsString> {
+    let number = fs::read_to_string(path.join(LOCK_FILE))?;
+    let mut mark = path.as_os_str().to_owned();
+    mark.push(":");
+    mark.push(number);
+    Ok(mark)
 }
 
 /// Locks the directory of a run that has ended. None if the run lives, or somebody else was faster.
@@ -229,10 +244,7 @@ fn root() -> anyhow::Result<PathBuf> {
         _ => std::env::temp_dir(),
     };
     let root = std::path::absolute(above)?.join(format!("xlreg-{uid}"));
-    // Whoever may write there could lay out a socket of his own for us to talk to.
-    if let Ok(metadata) = fs::symlink_metadata(&root)
-        && (!metadata.is_dir() || metadata.uid() != uid.as_raw() || metadata.mode() & 0o022 != 0)
-    {
+    if matches!(is_ours(&root), Ok(false)) {
         let message = format!(
             "{} is not a directory of your own that nobody else may write to; remove it, or set \
              XLREG_RUN_DIR to one that is",
@@ -241,6 +253,14 @@ fn root() -> anyhow::Result<PathBuf> {
         return Err(Ending::new(Code::Failed, message).into());
     }
     Ok(root)
+}
+
+/// Whether a directory is this user's own, and nobody else's to write to: whoever may could lay out
+/// a socket of his own for us to talk to.
+fn is_ours(dir: &Path) -> io::Result<bool> {
+    let metadata = fs::symlink_metadata(dir)?;
+    let own = metadata.uid() == nix::unistd::geteuid().as_raw();
+    Ok(metadata.is_dir() && own && metadata.mode() & 0o022 == 0)
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {

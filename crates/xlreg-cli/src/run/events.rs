@@ -85,7 +85,9 @@ async fn reap_orphans() {
         loop {
             sleep(REAP_AFTER).await;
             let now = descendants::ended_children();
-            before.intersection(&now).copied().for_each(descendants::reap);
+            for pid in before.intersection(&now) {
+                descendants::reap(*pid);
+            }
             before = &now - &before;
             if before.is_empty() {
                 break;

@@ -47,6 +47,8 @@ pub(crate) fn guard(args: &Args, cluster: &Name) -> anyhow::Result<Code> {
         #[cfg(target_os = "linux")]
         nix::sys::prctl::set_name(c"xlreg").context("naming the process")?;
     }
+    // Those of the shell, say, that has become us by exec.
+    let foreign = descendants::children();
     descendants::adopt_orphans()?;
     let runtime = runtime()?;
     let _in_runtime = runtime.enter();
@@ -56,7 +58,7 @@ pub(crate) fn guard(args: &Args, cluster: &Name) -> anyhow::Result<Code> {
     let _swept = dir::all();
     let run = RunDir::create(cluster)?;
     let watched = runtime.block_on(watch(signals, args.role, run.path(), cluster));
-    descendants::kill_all();
+    descendants::kill_all(&foreign);
     let killed = |status: &ExitStatus| {
         format!("the launcher was killed ({status}), and its programs with it")
     };
@@ -69,9 +71,14 @@ pub(crate) fn guard(args: &Args, cluster: &Name) -> anyhow::Result<Code> {
     }
     let removed = if run.has_word() { Ok(()) } else { run.remove() };
     let (status, asked) = watched?;
-    removed.with_context(|| format!("removing {}", path.display()))?;
+    let removed = removed.with_context(|| format!("removing {}", path.display()));
     match status.code() {
-        Some(code) => Ok(Code::from_exit(code)),
+        Some(0) => removed.map(|()| Code::Done),
+        Some(code) => {
+            // How the run ended matters more.
+            removed.unwrap_or_else(|error| output::note(&format!("xlreg: {error:#}")));
+            Ok(Code::from_exit(code))
+        }
         // It had not yet begun to listen.
         None if asked => Err(interrupted().into()),
         None => Err(Ending::new(Code::Failed, killed(&status)).into()),

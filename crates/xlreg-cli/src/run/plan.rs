@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,15 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// What a kept cluster is, beside what its members are.
 const KEPT_FILE: &str = "cluster.json";
+
+/// Held locked by the run of a kept cluster.
+const LOCK_FILE: &str = "cluster.lock";
+
+/// How long a run that was killed may take to let go of the cluster that it kept.
+const JUST_KILLED: Duration = Duration::from_secs(1);
+
+/// Between looks at whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A run to be.
 pub(crate) struct Plan {
@@ -236,15 +245,20 @@ fn read_template(path: &Path) -> anyhow::Result<String> {
 /// lives.
 fn lock(dir: &Path) -> anyhow::Result<File> {
     files::create_dir(dir).with_context(|| format!("making {}", dir.display()))?;
-    let path = dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
-    file.try_lock().map_err(|_| {
-        let message = format!(
-            "the cluster kept in {} runs already: see xlreg ps, and stop it with xlreg down",
-            dir.display()
-        );
-        Ending::new(Code::Conflict, message)
-    })?;
+    let path = dir.join(LOCK_FILE);
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    let began = Instant::now();
+    while file.try_lock().is_err() {
+        if began.elapsed() > JUST_KILLED {
+            let message = format!(
+                "the cluster kept in {} runs already: see xlreg ps, and stop it with xlreg down",
+                dir.display()
+            );
+            return Err(Ending::new(Code::Conflict, message).into());
+        }
+        std::thread::sleep(LOOK);
+    }
     Ok(file)
 }
 
@@ -252,6 +266,20 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 fn unique_name() -> anyhow::Result<Name> {
     let number = random::<6>().iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
     format!("run_{number:012x}").parse().context("a generated name")
+}
+
+impl Kept {
+    /// Whether its members are reached where they are asked to be.
+    fn is_at(&self, args: &Args) -> bool {
+        let mut all = self.addresses.iter().flatten();
+        let is_there = match args.address {
+            Address::Own => self.own_addresses.is_some(),
+            Address::Shared(ip) => all.all(|address| address.ip() == ip),
+        };
+        let ports = self.addresses.iter().map(|own| own.iter().map(SocketAddr::port));
+        let fixed = || args.fixed_ports.iter().copied();
+        is_there && (args.fixed_ports.is_empty() || { ports }.all(|own| own.eq(fixed())))
+    }
 }
 
 impl Keep {
@@ -272,7 +300,7 @@ impl Keep {
         let fits = before.size == args.members
             && before.endpoints == args.endpoints
             && before.own_registry == args.registry.is_none()
-            && before.own_addresses.is_some() == (args.address == Address::Own)
+            && before.is_at(args)
             && args
                 .run_cluster
                 .as_ref()
@@ -281,9 +309,11 @@ impl Keep {
         if !fits {
             let registry = if before.own_registry { "its own registry" } else { "--registry" };
             let own = if before.own_addresses.is_some() { ", --address own" } else { "" };
+            let first = before.addresses.first().and_then(|own| own.first());
+            let at = first.map(|address| format!(", the first at {address}")).unwrap_or_default();
             let message = format!(
-                "{} keeps another cluster: {} with -n {}, --endpoints {}, {registry}{own}; ask for \
-                 just that, or keep this one elsewhere",
+                "{} keeps another cluster: {} with -n {}, --endpoints {}, {registry}{own}{at}; ask \
+                 for just that, or keep this one elsewhere",
                 dir.display(),
                 before.cluster,
                 before.size,

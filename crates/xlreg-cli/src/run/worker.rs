@@ -68,7 +68,7 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     let ended = runtime.block_on(run(plan, pool, &run_dir, &stops));
     // Keys may still be in the making; only when the runtime has ended will nobody write any more.
     drop(runtime);
-    descendants::kill_all();
+    descendants::kill_all(&HashSet::new());
     let outcome = remains(plan, &run_dir, &ended, &stops);
     let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
     Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
@@ -255,16 +255,21 @@ async fn launch(
                 () = sleep(LAST_WORD) => Err(ended_early(plan).into()),
             }
         }
-        Err(Ended::Done | Ended::Stopped) => {
-            // They have started, if only for an instant; so say it.
-            tokio::select! {
-                _failed = staying => {}
-                () = all_up.cancelled() => {}
-                () = wanted_long_ago(stops) => {}
+        Err(ended) => {
+            let failed = match ended {
+                Ended::Failed { rank, failure } => Some(failed(plan, &names, rank, &failure)),
+                Ended::Done | Ended::Stopped => None,
+            };
+            if !plan.has_to_get_up() && (failed.is_none() || plan.on_exit == OnExit::Ignore) {
+                // They have started, if only for an instant; so say it.
+                tokio::select! {
+                    _failed = staying => {}
+                    () = all_up.cancelled() => {}
+                    () = wanted_long_ago(stops) => {}
+                }
             }
-            Ok(Code::Done)
+            failed.map_or(Ok(Code::Done), |failed| Err(failed.into()))
         }
-        Err(Ended::Failed { rank, failure }) => Err(failed(plan, &names, rank, &failure).into()),
     };
     if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
         let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
@@ -346,8 +351,8 @@ fn prepare(
     };
     let mut environment = environment(plan, formed, member, rank);
     let run_dir = plan.run_dir.clone().context("a worker without its run's directory")?;
-    let run_dir = run_dir.into_os_string();
-    environment.push((dir::MARK.into(), Some(run_dir.clone())));
+    let mark = dir::mark(&run_dir).context("reading the run's number")?;
+    environment.push((dir::MARK.into(), Some(mark.clone())));
     for (name, template) in &plan.variables {
         let value = template.fill_with(&values);
         environment.push((name.into(), Some(value.into())));
@@ -382,7 +387,7 @@ fn prepare(
         arguments: plan.arguments.iter().map(|text| text.fill_with(&values).into()).collect(),
         environment,
         marks: vec![
-            (dir::MARK.into(), run_dir),
+            (dir::MARK.into(), mark),
             ("XLREG_DIR".into(), member.dir.clone().into_os_string()),
         ],
         ports,

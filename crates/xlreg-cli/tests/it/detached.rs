@@ -41,7 +41,7 @@ fn a_detached_run_is_seen_ordered_about_and_stopped() {
         world.run(words).expect(1).says(&["member_1 does not run", "signal 9", "restart"]);
     }
     order(&["restart", "member_1"], "running");
-    world.run(&["pause", "2"]).expect(1).says(&["no member 2", "member_0, member_1"]);
+    world.run(&["pause", "2"]).expect(5).says(&["no member 2", "member_0, member_1"]);
     world.run(&["pause", "0", "-c", "beta"]).expect(5).says(&["no cluster beta"]);
     let restarted = world.run(&["logs", "member_1"]);
     assert_eq!(restarted.expect(0).out, "member_1 | up 1\n".repeat(2));

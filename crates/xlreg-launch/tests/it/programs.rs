@@ -370,7 +370,7 @@ async fn programs_die_with_the_thread_that_started_them() {
 
 #[tokio::test]
 async fn one_that_was_killed_on_purpose_keeps_nobody_waiting_once_the_others_have_ended() {
-    let mut world = start(&["echo up; exec sleep 600", "read x"], policy(OnExit::Stop));
+    let mut world = start(&["echo up; exec sleep 600", "true"], policy(OnExit::Stop));
     world.line(0, "up").await;
     world.handle.order(0, Order::Kill).await.unwrap();
     assert!(matches!(world.ended().await, Ended::Done));

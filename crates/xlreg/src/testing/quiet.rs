@@ -20,8 +20,7 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// would still take connections for a few milliseconds.
 pub(super) async fn quiet(addresses: &[SocketAddr]) {
     let all_quiet = async {
-        // Binding beside those who have it bound goes well unless one of them listens.
-        while addresses.iter().any(|address| Port::bind(*address).is_err()) {
+        while addresses.iter().any(|address| Port::is_listened_at(*address)) {
             sleep(PAUSE).await;
         }
     };
