@@ -99,7 +99,7 @@ pub(crate) struct Args {
     /// Between asking programs to stop and killing them
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     grace: Duration,
-    /// When a program is ready: tcp[:HOST:PORT], http://HOST:PORT/PATH, line:REGEX or cmd:COMMAND;
+    /// When a program is ready: tcp, tcp:HOST:PORT, http://HOST:PORT/PATH, line:REGEX or cmd:COMMAND;
     /// placeholders are filled in
     #[arg(long, value_name = "CHECK")]
     ready: Option<String>,
