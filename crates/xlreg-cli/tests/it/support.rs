@@ -3,19 +3,24 @@
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use xlreg_node::KeyPool;
 
 pub(crate) const XLREG: &str = env!("CARGO_BIN_EXE_xlreg");
+
+/// Enough for a cluster of three and its registry.
+const STOCK_KEYS: usize = 8;
 
 /// Long enough for a debug build on a busy machine; nothing waits for it to pass.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -69,10 +74,28 @@ impl World {
             .env("TMPDIR", self.path("tmp"))
             .env("COLUMNS", "100");
         if args.first() == Some(&"run") {
-            // Shared by all tests and kept for the next time, as making keys is what takes longest.
-            command.env("XLREG_KEY_POOL", concat!(env!("CARGO_TARGET_TMPDIR"), "/key-pool"));
+            command.env("XLREG_KEY_POOL", self.pool());
         }
         command
+    }
+
+    /// A pool with some keys for one run. Each gets the same: making keys is what takes longest, and
+    /// these clusters have nothing to do with each other. Whose clusters do must ask for others.
+    fn pool(&self) -> PathBuf {
+        static STOCK: OnceLock<KeyPool> = OnceLock::new();
+        let stock = STOCK.get_or_init(|| {
+            let stock = KeyPool::open(concat!(env!("CARGO_TARGET_TMPDIR"), "/key-stock")).unwrap();
+            stock.fill(STOCK_KEYS, || false, |_, _| {}).unwrap();
+            stock
+        });
+        let private = fs::Permissions::from_mode(0o700);
+        let mut pool = tempfile::Builder::new();
+        let pool = pool.prefix("pool").permissions(private).tempdir_in(self.dir.path()).unwrap();
+        for entry in fs::read_dir(stock.dir()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), pool.path().join(entry.file_name())).unwrap();
+        }
+        pool.keep()
     }
 
     /// A run of so many members in the background, with these flags, once it is up.
