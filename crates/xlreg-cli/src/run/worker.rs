@@ -256,19 +256,18 @@ async fn launch(
             }
         }
         Err(ended) => {
-            let failed = match ended {
-                Ended::Failed { rank, failure } => Some(failed(plan, &names, rank, &failure)),
-                Ended::Done | Ended::Stopped => None,
-            };
-            if !plan.has_to_get_up() && (failed.is_none() || plan.on_exit == OnExit::Ignore) {
-                // They have started, if only for an instant; so say it.
+            if !plan.has_to_get_up() && all_have_started(plan, &ended) {
+                // If only for an instant; so say it.
                 tokio::select! {
                     _failed = staying => {}
                     () = all_up.cancelled() => {}
                     () = wanted_long_ago(stops) => {}
                 }
             }
-            failed.map_or(Ok(Code::Done), |failed| Err(failed.into()))
+            match ended {
+                Ended::Failed { rank, failure } => Err(failed(plan, &names, rank, &failure).into()),
+                Ended::Done | Ended::Stopped => Ok(Code::Done),
+            }
         }
     };
     if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
@@ -312,6 +311,15 @@ async fn asked_to_end(stops: &Stops) -> anyhow::Result<Code> {
         () = stops.stop.cancelled() => Err(interrupted().into()),
         () = stops.down.cancelled() => Ok(Code::Done),
         why = stops.broken.wait() => Err(Ending::new(Code::Failed, why).into()),
+    }
+}
+
+/// Whether programs that ended by themselves were up by having started, all of them.
+fn all_have_started(plan: &Plan, ended: &Ended) -> bool {
+    match ended {
+        Ended::Done | Ended::Stopped => true,
+        Ended::Failed { failure: Failure::Exit(_), .. } => plan.on_exit == OnExit::Ignore,
+        Ended::Failed { failure: Failure::Start(_), .. } => false,
     }
 }
 
