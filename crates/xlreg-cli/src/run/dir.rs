@@ -62,7 +62,8 @@ impl RunDir {
     pub(crate) fn create(cluster: &Name) -> anyhow::Result<Self> {
         let root = root()?;
         let failed = || format!("making a directory for the run in {}", root.display());
-        let hint = "; set TMPDIR or XLREG_RUN_DIR to a directory that you can write to";
+        let hint =
+            "; set TMPDIR or XLREG_RUN_DIR to a directory that is there and that you can write to";
         Self::create_in(&root, cluster).map_err(|error| {
             Ending::new(Code::Failed, format!("{}: {error}{hint}", failed())).into()
         })

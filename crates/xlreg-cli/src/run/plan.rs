@@ -241,6 +241,21 @@ fn read_template(path: &Path) -> anyhow::Result<String> {
     Ok(text.to_string())
 }
 
+/// A directory with other things in it is no place for private keys, and to forget a cluster is to
+/// remove its directory.
+fn refuse_foreign(dir: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let Some(other) = entries.map(|entry| entry.file_name()).find(|name| name != LOCK_FILE) else {
+        return Ok(());
+    };
+    let message = format!(
+        "{} keeps no cluster and is not empty: it has {}; name a new or an empty directory",
+        dir.display(),
+        other.display()
+    );
+    Err(Ending::new(Code::Conflict, message).into())
+}
+
 /// Makes the directory of a kept cluster, and locks it against other runs as long as the result
 /// lives.
 fn lock(dir: &Path) -> anyhow::Result<File> {
@@ -291,6 +306,7 @@ impl Keep {
         let path = dir.join(KEPT_FILE);
         let text = match files::read_text(&path, KEPT_BYTES_MAX) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                refuse_foreign(&dir)?;
                 return Ok(Self { dir, before: None, _lock: lock });
             }
             text => text.with_context(|| format!("reading {}", path.display()))?,

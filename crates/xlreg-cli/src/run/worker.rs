@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -325,21 +325,34 @@ fn all_have_started(plan: &Plan, ended: &Ended) -> bool {
 
 fn ended_early(plan: &Plan) -> Ending {
     let goal = if plan.self_join { "joined the cluster" } else { "were ready" };
-    Ending::new(Code::Incomplete, format!("the programs have ended before all {goal}"))
+    let message = format!(
+        "the programs have ended before all {goal}; do they go to the background? they must stay \
+         in the foreground"
+    );
+    Ending::new(Code::Incomplete, message)
 }
 
 fn failed(plan: &Plan, names: &[Name], rank: usize, failure: &Failure) -> Ending {
     let name = names.get(rank).map_or("a program", Name::as_str);
     let message = match failure {
         Failure::Start(error) => {
-            let program = &plan.program;
-            format!(
-                "cannot start {program} for {name}: {error}; give its path, or a name on your PATH"
-            )
+            format!("cannot start {} for {name}: {error}; {}", plan.program, advice(error))
         }
         Failure::Exit(status) => format!("{name} failed: {status}"),
     };
     Ending::new(Code::Failed, message)
+}
+
+/// What to do about a program that can't be started.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            "give its path, or a name on your PATH; if it is a script, is what its first line names \
+             there?"
+        }
+        ErrorKind::PermissionDenied => "is it a program, and executable? chmod +x it",
+        _ => "is it a program for this machine? a script begins with #! and its interpreter",
+    }
 }
 
 /// What to start for a member, and how to tell that it is ready. Its ports go with that; its files
