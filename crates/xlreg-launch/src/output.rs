@@ -73,7 +73,7 @@ pub(crate) async fn pump(
             None if !over && held.len() < LINE_BYTES_MAX => continue,
             _ => held.len(),
         };
-        // A copy, so that the room stays.
+        // A copy, so that the room stays: the next read is as long as that.
         let text: Vec<_> = held.drain(..whole).collect();
         if !text.is_empty() && output.send(Output { rank, stream, text }).await.is_err() {
             return;
@@ -117,6 +117,15 @@ mod tests {
         let (last, lines) = texts.split_last().unwrap();
         assert!(lines.iter().all(|text| text.ends_with(b"\n")), "{texts:?}");
         assert_eq!(last, b"three");
+    }
+
+    /// Short ones would cost the programs' time, and fill the queue with next to nothing.
+    #[tokio::test]
+    async fn much_comes_in_long_pieces() {
+        let lines = b"not a divisor of the buffer\n".repeat(10_000);
+        let texts = pumped(&[&lines]).await;
+        assert_eq!(texts.concat(), lines);
+        assert!(texts.len() <= lines.len().div_ceil(LINE_BYTES_MAX - 100) + 8, "{}", texts.len());
     }
 
     #[tokio::test]

@@ -108,7 +108,7 @@ fn a_start_that_fails_says_the_same_as_attached() {
     for (cmd, code) in
         [(&["no-such-program"][..], 1), (&["/"], 1), (&["{nam}"], 1), (&["true", "{nam}"], 2)]
     {
-        let flags = ["run", "-n", "2", "--cluster", "same"];
+        let flags = ["run", "-n", "2", "--cluster", "same", "--on-exit", "ignore"];
         let attached = world.run(&[&flags[..], &["--"], cmd].concat());
         let detached = world.run(&[&flags[..], &["--detach", "--"], cmd].concat());
         attached.expect(code);
