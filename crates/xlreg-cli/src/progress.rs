@@ -1,5 +1,7 @@
 //! How far long work has come, on stderr, for somebody who watches it.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// A bar that goes away when it is dropped. Without a terminal, or on a dumb one, it is never seen;
@@ -30,5 +32,26 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// A bar that several hold until one of them puts it away, since something is to be printed.
+#[derive(Clone)]
+pub(crate) struct SharedBar(Arc<Mutex<Option<Bar>>>);
+
+impl SharedBar {
+    pub(crate) fn new(doing: &'static str) -> Self {
+        Self(Arc::new(Mutex::new(Some(Bar::new(doing)))))
+    }
+
+    /// Shows that `done` of `total` are done, if it is still there.
+    pub(crate) fn set(&self, done: usize, total: usize) {
+        if let Some(bar) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set(done, total);
+        }
+    }
+
+    pub(crate) fn put_away(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }

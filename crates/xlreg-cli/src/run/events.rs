@@ -12,6 +12,7 @@ use xlreg_launch::supervise::Event;
 
 use super::console::Console;
 use super::descendants;
+use crate::progress::SharedBar;
 
 /// How long a child's end must have gone unnoticed for it to be an orphan's. Whoever waits for a child
 /// notices it within milliseconds.
@@ -25,6 +26,8 @@ struct Teller {
     failures: bool,
     /// Cancelled when all have started.
     up: CancellationToken,
+    /// Shows how many have, until then.
+    bar: SharedBar,
 }
 
 /// Tells until nothing happens any more, and meanwhile reaps orphans.
@@ -34,11 +37,13 @@ pub(super) async fn tell(
     failures: bool,
     console: Console,
     up: CancellationToken,
+    bar: SharedBar,
 ) {
     let reaper = tokio::spawn(reap_orphans());
-    let mut teller = Teller { names, started: HashSet::new(), failures, up };
+    let mut teller = Teller { names, started: HashSet::new(), failures, up, bar };
     while let Some(event) = events.recv().await {
         if let Some(note) = teller.note(event) {
+            teller.bar.put_away();
             console.note(note).await;
         }
     }
@@ -51,7 +56,9 @@ impl Teller {
         match event {
             Event::Started { rank, .. } => {
                 self.started.insert(rank);
+                self.bar.set(self.started.len(), self.names.len());
                 if self.started.len() == self.names.len() {
+                    self.bar.put_away();
                     self.up.cancel();
                 }
                 None

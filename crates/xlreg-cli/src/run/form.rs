@@ -131,7 +131,7 @@ pub(crate) async fn form(
 
 /// Has all join, and waits until each has the whole roster.
 async fn meet(plan: &Plan, registry: &Registry, seats: &[Seat]) -> anyhow::Result<Roster> {
-    let bar = Bar::new("members joined");
+    let bar = Bar::new("members registered and joined");
     let size = plan.size as usize;
     bar.set(0, size);
     let formed = registry

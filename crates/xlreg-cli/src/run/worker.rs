@@ -28,6 +28,7 @@ use super::plan::Plan;
 use super::{PortMode, descendants, dir, events, guard, interrupted, misuse};
 use crate::exit::{self, Code, Ending};
 use crate::output;
+use crate::progress::SharedBar;
 
 /// How long to wait for what was printed to be read, when all is over and somebody waits for that.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -207,10 +208,12 @@ async fn launch(
     let (tell, happening) = mpsc::unbounded_channel();
     let (handle, mut supervisor) = supervise(specs, spawner, policy, send, tell);
     let up = CancellationToken::new();
-    let printing = tokio::spawn(print(output, checks.clone(), console.clone()));
+    let bar = SharedBar::new("programs up");
+    let printing = tokio::spawn(print(output, checks.clone(), console.clone(), bar.clone()));
     // The failure that stops all is told as the run's own.
     let failures = plan.on_exit != OnExit::Stop;
-    let telling = events::tell(happening, names.clone(), failures, console.clone(), up.clone());
+    let telling =
+        events::tell(happening, names.clone(), failures, console.clone(), up.clone(), bar);
     let telling = tokio::spawn(telling);
     control.launched(describe(plan, &formed, log), handle.clone());
 
@@ -478,10 +481,17 @@ fn describe(plan: &Plan, formed: &Formed, log: Option<PathBuf>) -> control::Run 
     }
 }
 
-/// Prints what the programs write, and shows it to whoever waits for a certain line.
-async fn print(mut output: mpsc::Receiver<Output>, checks: Vec<Arc<Check>>, console: Console) {
+/// Prints what the programs write, and shows it to whoever waits for a certain line. The bar gives
+/// way to the first of it.
+async fn print(
+    mut output: mpsc::Receiver<Output>,
+    checks: Vec<Arc<Check>>,
+    console: Console,
+    bar: SharedBar,
+) {
     let mut ready = vec![false; checks.len()];
     while let Some(output) = output.recv().await {
+        bar.put_away();
         if let (Some(check), Some(ready)) = (checks.get(output.rank), ready.get_mut(output.rank))
             && !*ready
         {
