@@ -4,6 +4,18 @@ use std::path::PathBuf;
 
 use xlreg_core::{ClusterId, Endpoint, Name, NodeId};
 
+/// The environment variables of a member itself.
+const OWN: [&str; 8] = [
+    "XLREG_NAME",
+    "XLREG_ID",
+    "XLREG_RANK",
+    "XLREG_SIZE",
+    "XLREG_CLUSTER",
+    "XLREG_CLUSTER_ID",
+    "XLREG_DIR",
+    "XLREG_ROSTER",
+];
+
 /// The environment variables of an endpoint, its host and its port, by the endpoint's place.
 const OF_ENDPOINTS: [[&str; 3]; 2] = [
     ["XLREG_ENDPOINT", "XLREG_HOST", "XLREG_PORT"],
@@ -37,23 +49,13 @@ pub struct Places {
 }
 
 impl Places {
+    /// Variables by which a program of ours would be taken for one of our caller's: to be removed.
+    pub const FOREIGN: [&str; 3] = ["XLREG_REGISTRY", "XLREG_DIALECT", "XLREG_IDENTITY"];
+
     /// The names of all variables that [`Self::variables`] sets or removes.
-    pub const VARIABLES: [&str; 14] = [
-        "XLREG_NAME",
-        "XLREG_ID",
-        "XLREG_RANK",
-        "XLREG_SIZE",
-        "XLREG_CLUSTER",
-        "XLREG_CLUSTER_ID",
-        "XLREG_DIR",
-        "XLREG_ROSTER",
-        "XLREG_ENDPOINT",
-        "XLREG_HOST",
-        "XLREG_PORT",
-        "XLREG_ENDPOINT1",
-        "XLREG_HOST1",
-        "XLREG_PORT1",
-    ];
+    pub fn variable_names() -> impl Iterator<Item = &'static str> {
+        OWN.iter().chain(OF_ENDPOINTS.as_flattened()).copied()
+    }
 
     /// The `XLREG_*` variables for the member at `rank`, as docs/operations/cli.md lists them, with
     /// the roster in `roster_file`. Those without a value are to be removed: we may be a member's
@@ -65,16 +67,17 @@ impl Places {
         roster_file: &std::path::Path,
     ) -> Option<Vec<(&'static str, Option<String>)>> {
         let me = self.members.get(rank)?;
-        let mut variables = vec![
-            ("XLREG_NAME", Some(me.name.to_string())),
-            ("XLREG_ID", Some(me.id.to_string())),
-            ("XLREG_RANK", Some(rank.to_string())),
-            ("XLREG_SIZE", Some(self.size.to_string())),
-            ("XLREG_CLUSTER", Some(self.cluster.clone())),
-            ("XLREG_CLUSTER_ID", Some(self.cluster_id.to_string())),
-            ("XLREG_DIR", Some(me.dir.display().to_string())),
-            ("XLREG_ROSTER", Some(roster_file.display().to_string())),
+        let own = [
+            me.name.to_string(),
+            me.id.to_string(),
+            rank.to_string(),
+            self.size.to_string(),
+            self.cluster.clone(),
+            self.cluster_id.to_string(),
+            me.dir.display().to_string(),
+            roster_file.display().to_string(),
         ];
+        let mut variables: Vec<_> = OWN.into_iter().zip(own.map(Some)).collect();
         for (place, [whole, host, port]) in OF_ENDPOINTS.into_iter().enumerate() {
             let endpoint = me.endpoints.get(place);
             variables.extend([

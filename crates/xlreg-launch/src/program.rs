@@ -98,6 +98,11 @@ impl Program {
 pub struct Group(Pid);
 
 impl Group {
+    /// That of a process that was started as the leader of one. None if it has been reaped.
+    pub(crate) fn led_by(leader: &Child) -> Option<Self> {
+        leader.id().map(|pid| Self(Pid::from_raw(pid.cast_signed())))
+    }
+
     /// Its number, which is its leader's process ID.
     #[must_use]
     pub fn id(self) -> i32 {
@@ -108,6 +113,15 @@ impl Group {
     pub(crate) fn signal(self, signal: Signal) {
         // ESRCH: all its processes have ended already.
         let _ended = killpg(self.0, signal);
+    }
+}
+
+/// A group that is killed when whoever waits for its leader is gone.
+pub(crate) struct KillOnDrop(pub(crate) Group);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGKILL);
     }
 }
 
@@ -154,8 +168,9 @@ impl Spawner {
         let gone = || io::Error::other("the thread that starts programs has ended");
         self.jobs.send(job).map_err(|_| gone())?;
         let child = started.await.map_err(|_| gone())??;
-        let pid = child.id().ok_or_else(|| io::Error::other("it has no process ID"))?;
-        Ok(Program { child, group: Group(Pid::from_raw(pid.cast_signed())) })
+        let group = Group::led_by(&child);
+        let group = group.ok_or_else(|| io::Error::other("it has no process ID"))?;
+        Ok(Program { child, group })
     }
 }
 

@@ -17,7 +17,7 @@ use xlreg_core::Name;
 
 use crate::marked;
 use crate::output::{self, Output, Stream};
-use crate::program::{Group, Program, Spawner, Spec};
+use crate::program::{Group, KillOnDrop, Program, Spawner, Spec};
 
 /// The pause before a program is started again, doubled each time up to the longest.
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -349,15 +349,6 @@ impl Member {
             pid: self.group.map(Group::id),
             restarts: self.restarts,
         }
-    }
-}
-
-/// A group that is killed when whoever waits for its leader is gone.
-struct KillOnDrop(Group);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        self.0.signal(Signal::SIGKILL);
     }
 }
 

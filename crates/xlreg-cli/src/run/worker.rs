@@ -427,13 +427,13 @@ fn environment(
     rank: usize,
 ) -> Vec<(OsString, Option<OsString>)> {
     let mut variables: Vec<(&str, Option<OsString>)> =
-        vec![("XLREG_REGISTRY", None), ("XLREG_DIALECT", None), ("XLREG_IDENTITY", None)];
+        Places::FOREIGN.map(|name| (name, None)).to_vec();
     let dir = || Some(member.dir.clone().into_os_string());
     if let Some(places) = &formed.places {
         let roster = places.variables(rank, &member.roster_file).unwrap_or_default();
         variables.extend(roster.into_iter().map(|(name, value)| (name, value.map(Into::into))));
     } else if let Some(gate) = &formed.gate {
-        variables.extend(Places::VARIABLES.map(|name| (name, None)));
+        variables.extend(Places::variable_names().map(|name| (name, None)));
         variables.extend([
             ("XLREG_REGISTRY", Some(gate.credentials_file.clone().into_os_string())),
             ("XLREG_IDENTITY", dir()),

@@ -2,12 +2,11 @@
 
 use std::process::Stdio;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::Variable;
+use crate::program::{Group, KillOnDrop};
 
 /// The bytes at the end of stderr in which its last line is looked for.
 const STDERR_BYTES_MAX: usize = 1024;
@@ -18,7 +17,7 @@ const STDERR_BYTES_MAX: usize = 1024;
 pub(super) async fn run(command: &str, env: &[Variable]) -> Result<(), String> {
     let mut child = start(command, env).map_err(|error| format!("cannot start sh: {error}"))?;
     let stderr = child.stderr.take();
-    let group = Group::led_by(&child);
+    let group = Group::led_by(&child).map(KillOnDrop);
     let ended = async {
         let status = child.wait().await;
         // Whatever is left of the group would keep stderr open.
@@ -63,22 +62,4 @@ async fn last_line(stderr: Option<ChildStderr>) -> String {
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     // It becomes part of a message of one line, on somebody's terminal.
     last.trim().replace(char::is_control, " ")
-}
-
-/// The process group of a command; killed when dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn led_by(child: &Child) -> Self {
-        Self(child.id().map(|pid| Pid::from_raw(pid.cast_signed())))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // ESRCH: nothing is left of it.
-            let _gone = killpg(group, Signal::SIGKILL);
-        }
-    }
 }

@@ -21,9 +21,6 @@ use super::slot::{MemberState, Slot};
 /// Between asking programs to stop and killing them.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Variables by which a member of ours would be taken for one of our caller's.
-const FOREIGN: [&str; 3] = ["XLREG_REGISTRY", "XLREG_DIALECT", "XLREG_IDENTITY"];
-
 /// What to start for each member.
 #[derive(Clone, Debug)]
 pub(super) struct Command {
@@ -76,7 +73,7 @@ impl Command {
 
 /// The `XLREG_*` variables of the member at `rank`.
 pub(super) fn environment(places: &Places, rank: usize, roster_file: &Path) -> Vec<Variable> {
-    let foreign = FOREIGN.map(|name| (name.into(), None));
+    let foreign = Places::FOREIGN.map(|name| (name.into(), None));
     let own = places.variables(rank, roster_file).unwrap_or_default();
     let own = own.into_iter().map(|(name, value)| (name.into(), value.map(Into::into)));
     foreign.into_iter().chain(own).collect()
