@@ -1,13 +1,16 @@
-//! A cluster and its roster.
+//! A cluster: its ranks and who holds them, who may come in, and what has happened to it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::admission::{Life, Policy, Token, TokenId};
 use crate::limits::{
-    CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
+    CLUSTER_ENDPOINTS_MAX, CLUSTER_EVENTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN,
+    MEMBER_ENDPOINTS_MAX,
 };
 use crate::registry::Refusal;
-use crate::{ClusterId, Member, Name, NodeId};
+use crate::{Admission, ClusterId, Fingerprint, Lifetime, Member, Name, NodeId, Time};
 
 /// Attribute bit: the cluster goes when its use is over.
 pub const CLUSTER_ATTR_EPHEMERAL: u64 = 1;
@@ -32,6 +35,105 @@ impl fmt::Display for ClusterKey {
     }
 }
 
+/// What a creator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewCluster {
+    /// The name, unique in the registry.
+    pub name: Name,
+    /// `CLUSTER_ATTR_*` bits.
+    pub attrs: u64,
+    /// How many members it is for; brought within [`CLUSTER_SIZE_MIN`] to [`CLUSTER_SIZE_MAX`].
+    pub size: u32,
+    /// Endpoints it asks of each member; brought within 1 to [`CLUSTER_ENDPOINTS_MAX`].
+    pub endpoint_count: u32,
+    /// Who may join.
+    pub policy: Policy,
+    /// How long it is to live.
+    pub lifetime: Lifetime,
+}
+
+impl NewCluster {
+    /// A cluster that whoever comes may join, and that stays until it is deleted: the only kind
+    /// that the old wire knows.
+    #[must_use]
+    pub fn open(name: Name, size: u32, endpoint_count: u32) -> Self {
+        let (policy, lifetime) = (Policy::Open, Lifetime::default());
+        Self { name, attrs: 0, size, endpoint_count, policy, lifetime }
+    }
+}
+
+/// A place in a cluster. The rank is its place among the seats, and never changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// Nobody's: its member was expelled.
+    Free,
+    /// A member holds it.
+    Present(Arc<Member>),
+    /// Its member has left, and may come back to it.
+    Left(Arc<Member>),
+}
+
+impl Seat {
+    /// The member that holds the rank, there or not.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Arc<Member>> {
+        match self {
+            Self::Free => None,
+            Self::Present(member) | Self::Left(member) => Some(member),
+        }
+    }
+
+    /// The member, if it is there.
+    #[must_use]
+    pub fn present(&self) -> Option<&Arc<Member>> {
+        match self {
+            Self::Present(member) => Some(member),
+            Self::Free | Self::Left(_) => None,
+        }
+    }
+}
+
+/// What happened to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventKind {
+    /// It took its rank.
+    Joined,
+    /// It came back after it had left.
+    Returned,
+    /// It has other endpoints, another ID or other attributes.
+    Updated,
+    /// It has other keys.
+    Rotated,
+    /// It left.
+    Left,
+    /// Its rank was taken away.
+    Expelled,
+}
+
+/// One change of a roster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The cluster's revision with it.
+    pub revision: u64,
+    /// What happened.
+    pub kind: EventKind,
+    /// To whom, by rank.
+    pub rank: usize,
+    /// The member after it; one that was expelled as it was.
+    pub member: Arc<Member>,
+    /// Whether the roster was complete with it.
+    pub complete: bool,
+}
+
+/// How a cluster came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Somebody deleted it.
+    Deleted,
+    /// Its time was over.
+    Expired,
+}
+
 /// A declared number of members, and those who have come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -45,46 +147,176 @@ pub struct Cluster {
     pub size: u32,
     /// Endpoints it asks of each member: 1 or 2.
     pub endpoint_count: u32,
-    /// The roster: a member's place is its rank, and never changes.
-    pub members: Vec<Arc<Member>>,
+    /// The sig key that created it; none for clusters of before this was kept.
+    pub owner: Option<Fingerprint>,
+    /// Who may join.
+    pub policy: Policy,
+    /// How long it lives.
+    pub life: Life,
+    /// The ranks that have been taken so far, at most `size`. The last is not [`Seat::Free`].
+    pub seats: Vec<Seat>,
+    /// Sig keys that may not join any more.
+    pub expelled: BTreeSet<Fingerprint>,
+    /// Join tokens, oldest first.
+    pub tokens: Vec<Arc<Token>>,
     /// Rises by one with every change of the roster.
     pub revision: u64,
+    /// When it last changed or was watched, as far as this process knows. It is not kept.
+    pub active: Time,
+    /// Set in the last state that watchers see.
+    pub gone: Option<Gone>,
+    /// The latest changes of the roster.
+    pub events: Events,
+}
+
+/// The latest changes of a roster, oldest first, without a gap up to the present revision.
+///
+/// They are for watchers who come back, and no part of what a cluster is: after a restart there are
+/// none, and two clusters that differ in nothing else are equal.
+#[derive(Clone, Debug, Default)]
+pub struct Events(Vec<Arc<Event>>);
+
+impl PartialEq for Events {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Events {}
+
+impl Events {
+    fn push(&mut self, event: Event) {
+        if self.0.len() >= CLUSTER_EVENTS_MAX {
+            self.0.remove(0);
+        }
+        self.0.push(Arc::new(event));
+    }
 }
 
 impl Cluster {
     /// An empty cluster, its size and endpoint count clamped to what the wire can carry.
     #[must_use]
-    pub fn new(id: ClusterId, name: Name, attrs: u64, size: u32, endpoint_count: u32) -> Self {
+    pub fn new(id: ClusterId, new: &NewCluster, owner: Option<Fingerprint>, now: Time) -> Self {
         Self {
             id,
-            name,
-            attrs,
-            size: size.clamp(CLUSTER_SIZE_MIN, CLUSTER_SIZE_MAX),
-            endpoint_count: endpoint_count.clamp(1, CLUSTER_ENDPOINTS_MAX),
-            members: Vec::new(),
+            name: new.name.clone(),
+            attrs: new.attrs,
+            size: new.size.clamp(CLUSTER_SIZE_MIN, CLUSTER_SIZE_MAX),
+            endpoint_count: new.endpoint_count.clamp(1, CLUSTER_ENDPOINTS_MAX),
+            owner,
+            policy: new.policy.clone(),
+            life: Life::new(&new.lifetime, now),
+            seats: Vec::new(),
+            expelled: BTreeSet::new(),
+            tokens: Vec::new(),
             revision: 0,
+            active: now,
+            gone: None,
+            events: Events::default(),
         }
     }
 
-    /// Whether as many members have come as were declared.
+    /// Whether as many members are there as were declared.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.members.len() >= self.size as usize
+    pub fn is_complete(&self) -> bool {
+        self.present().count() >= self.size as usize
     }
 
-    /// The rank and the entry of the member with this ID.
+    /// The members that are there, with their ranks.
+    pub fn present(&self) -> impl Iterator<Item = (usize, &Arc<Member>)> {
+        let ranked = self.seats.iter().enumerate();
+        ranked.filter_map(|(rank, seat)| Some((rank, seat.present()?)))
+    }
+
+    /// Everyone who holds a rank, there or not.
+    pub fn holders(&self) -> impl Iterator<Item = (usize, &Arc<Member>)> {
+        let ranked = self.seats.iter().enumerate();
+        ranked.filter_map(|(rank, seat)| Some((rank, seat.holder()?)))
+    }
+
+    /// The rank and the entry of who holds a rank with this ID.
     #[must_use]
     pub fn member(&self, id: &NodeId) -> Option<(usize, &Arc<Member>)> {
-        self.members.iter().enumerate().find(|(_, member)| member.id == *id)
+        self.holders().find(|(_, member)| member.id == *id)
     }
 
-    /// The rank that `member` gets, or keeps if it has come back.
+    /// The ranks that this sig key holds.
+    pub fn ranks_of(&self, sig_key: &Fingerprint) -> impl Iterator<Item = usize> {
+        let own = move |member: &Member| member.sig_key.fingerprint() == *sig_key;
+        self.holders().filter(move |(_, member)| own(member)).map(|(rank, _)| rank)
+    }
+
+    /// The token of this ID.
+    #[must_use]
+    pub fn token(&self, id: &TokenId) -> Option<&Arc<Token>> {
+        self.tokens.iter().find(|token| token.id == *id)
+    }
+
+    /// When its time is over, as far as it is known beforehand.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let idle = self.life.idle.map(|idle| self.active.after(idle));
+        [self.life.fill_by, self.life.ends, idle].into_iter().flatten().min()
+    }
+
+    /// Whether its time is over in any case, whoever still watches it.
+    #[must_use]
+    pub fn is_over(&self, now: Time) -> bool {
+        [self.life.fill_by, self.life.ends].into_iter().flatten().any(|end| now >= end)
+    }
+
+    /// Whether nothing has happened in it for as long as it may be idle.
+    #[must_use]
+    pub fn is_idle(&self, now: Time) -> bool {
+        self.life.idle.is_some_and(|idle| now >= self.active.after(idle))
+    }
+
+    /// The changes after `revision`, if all of them are remembered.
+    #[must_use]
+    pub fn events_after(&self, revision: u64) -> Option<&[Arc<Event>]> {
+        let missed = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
+        let known = &self.events.0;
+        known.get(known.len().checked_sub(missed)?..)
+    }
+
+    /// The rank that `member` gets, or keeps if it comes back, and the token that it takes for it.
     ///
     /// # Errors
-    /// A [`Refusal`] if it brings too few endpoints, if its name or ID is another member's, or if
-    /// the cluster is full.
-    pub fn admit(&self, member: &Member) -> Result<usize, Refusal> {
-        let got = member.endpoints.len();
+    /// A [`Refusal`] if it brings too few endpoints, if its name or ID is another member's, if it
+    /// may not come in, or if there is no room.
+    pub fn admit(
+        &self,
+        member: &Member,
+        admission: &Admission,
+        now: Time,
+    ) -> Result<(usize, Option<TokenId>), Refusal> {
+        self.check_endpoints(member.endpoints.len())?;
+        if *admission == Admission::OldWire && self.policy != Policy::Open {
+            return Err(Refusal::NotByOldWire);
+        }
+        let same_name = self.holders().find(|(_, holder)| holder.name == member.name);
+        if same_name.is_some_and(|(_, holder)| holder.sig_key != member.sig_key) {
+            return Err(Refusal::MemberNameInUse);
+        }
+        let same_name = same_name.map(|(rank, _)| rank);
+        if self.member(&member.id).is_some_and(|(rank, _)| Some(rank) != same_name) {
+            return Err(Refusal::MemberIdInUse);
+        }
+        if let Some(rank) = same_name {
+            // Whoever has been let in once needs no leave to come back.
+            return Ok((rank, None));
+        }
+        let key = member.sig_key.fingerprint();
+        if self.expelled.contains(&key) {
+            return Err(Refusal::Expelled);
+        }
+        let token = self.check_policy(&key, admission, now)?;
+        Ok((self.free_rank().ok_or(Refusal::ClusterFull { size: self.size })?, token))
+    }
+
+    /// # Errors
+    /// A [`Refusal`] if a member may not bring so many endpoints.
+    pub fn check_endpoints(&self, got: usize) -> Result<(), Refusal> {
         if got == 0 {
             return Err(Refusal::NoEndpoint);
         }
@@ -94,31 +326,81 @@ impl Cluster {
         if got > MEMBER_ENDPOINTS_MAX {
             return Err(Refusal::TooManyEndpoints { got });
         }
-        let same_name = self.members.iter().position(|known| known.name == member.name);
-        if let Some(rank) = same_name
-            && self.members.get(rank).is_some_and(|known| known.sig_key != member.sig_key)
-        {
-            return Err(Refusal::MemberNameInUse);
-        }
-        if self.member(&member.id).is_some_and(|(rank, _)| Some(rank) != same_name) {
-            return Err(Refusal::MemberIdInUse);
-        }
-        match same_name {
-            Some(rank) => Ok(rank),
-            None if self.is_full() => Err(Refusal::ClusterFull { size: self.size }),
-            None => Ok(self.members.len()),
+        Ok(())
+    }
+
+    fn check_policy(
+        &self,
+        key: &Fingerprint,
+        admission: &Admission,
+        now: Time,
+    ) -> Result<Option<TokenId>, Refusal> {
+        match (&self.policy, admission) {
+            (Policy::Open, _) => Ok(None),
+            (Policy::Keys(keys), _) if keys.contains(key) => Ok(None),
+            (Policy::Keys(_), _) => Err(Refusal::KeyNotAllowed),
+            (Policy::Token, Admission::Token(proof)) => {
+                // Only whoever knows the secret hears what has become of the token.
+                let known = self.token(&proof.id).filter(|token| token.digest == proof.digest);
+                let token = known.ok_or(Refusal::TokenInvalid)?;
+                if now >= token.expires {
+                    return Err(Refusal::TokenExpired);
+                }
+                if token.uses >= token.uses_max {
+                    return Err(Refusal::TokenSpent);
+                }
+                Ok(Some(token.id))
+            }
+            (Policy::Token, Admission::Key | Admission::OldWire) => Err(Refusal::TokenRequired),
         }
     }
 
-    /// This cluster after `member` has taken `rank`, which [`Self::admit`] gave.
+    /// The lowest rank that nobody holds.
+    fn free_rank(&self) -> Option<usize> {
+        let vacant = self.seats.iter().position(|seat| *seat == Seat::Free);
+        vacant.or((self.seats.len() < self.size as usize).then_some(self.seats.len()))
+    }
+
+    /// This cluster after `rank` has become `seat` by an event of `kind`.
     #[must_use]
-    pub fn with_member(&self, rank: usize, member: Arc<Member>) -> Self {
+    pub fn with_seat(&self, rank: usize, seat: Seat, kind: EventKind, now: Time) -> Self {
+        let mut cluster = self.clone();
+        let about = seat.holder().or_else(|| self.seats.get(rank)?.holder()).cloned();
+        match cluster.seats.get_mut(rank) {
+            Some(place) => *place = seat,
+            None => cluster.seats.push(seat),
+        }
+        while cluster.seats.last() == Some(&Seat::Free) {
+            cluster.seats.pop();
+        }
+        cluster.revision += 1;
+        cluster.active = now;
+        let complete = cluster.is_complete();
+        if complete {
+            cluster.life.fill_by = None;
+        }
+        if let Some(member) = about {
+            let revision = cluster.revision;
+            cluster.events.push(Event { revision, kind, rank, member, complete });
+        }
+        cluster
+    }
+
+    /// This cluster with one use of a token more.
+    #[must_use]
+    pub fn with_use_of(mut self, id: &TokenId) -> Self {
+        if let Some(token) = self.tokens.iter_mut().find(|token| token.id == *id) {
+            Arc::make_mut(token).uses += 1;
+        }
+        self
+    }
+
+    /// The state of this cluster that tells watchers of its end.
+    #[must_use]
+    pub fn ended(&self, how: Gone) -> Self {
         let mut cluster = self.clone();
         cluster.revision += 1;
-        match cluster.members.get_mut(rank) {
-            Some(place) => *place = member,
-            None => cluster.members.push(member),
-        }
+        cluster.gone = Some(how);
         cluster
     }
 }

@@ -8,6 +8,8 @@
 //! | [`version`] | versions of registries and protocols |
 //! | [`key`] | public keys, as far as the rules care about them |
 //! | [`member`] | what a node says of itself |
+//! | [`time`] | points in time |
+//! | [`admission`] | who may join a cluster, and how long it lives |
 //! | [`cluster`] | a cluster and its roster |
 //! | [`limits`] | every cap, with its unit and its reason |
 //! | [`registry`] | the rules: commands in, outcomes and changes out |
@@ -18,6 +20,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod cluster;
 pub mod endpoint;
 pub mod id;
@@ -26,13 +29,16 @@ pub mod limits;
 pub mod member;
 pub mod name;
 pub mod registry;
+pub mod time;
 pub mod version;
 
-pub use cluster::{Cluster, ClusterKey};
+pub use admission::{Admission, Lifetime, Policy, Token, TokenId};
+pub use cluster::{Cluster, ClusterKey, Seat};
 pub use endpoint::Endpoint;
 pub use id::{ClusterId, Fingerprint, NodeId};
 pub use key::PublicKey;
 pub use member::Member;
 pub use name::Name;
 pub use registry::{Change, Command, Decision, Outcome, Refusal, Registry, View};
+pub use time::Time;
 pub use version::Version;

@@ -19,6 +19,25 @@ pub const CLUSTER_SIZE_MAX: u32 = 64;
 /// Endpoints a cluster may ask of each member: one for members, and one for the cluster's clients.
 pub const CLUSTER_ENDPOINTS_MAX: u32 = 2;
 
+/// Sig keys that a cluster's list of those who may join can have.
+pub const POLICY_KEYS_MAX: usize = 256;
+
+/// Join tokens that a cluster keeps at once. Those that are over make room for new ones.
+pub const CLUSTER_TOKENS_MAX: usize = 64;
+
+/// Ranks that may be taken with one token. No cluster has as many at a time.
+pub const TOKEN_USES_MAX: u32 = 1000;
+
+/// Bytes in a token's label.
+pub const LABEL_BYTES_MAX: usize = 64;
+
+/// Sig keys that one cluster may shut out.
+pub const CLUSTER_EXPELLED_MAX: usize = 256;
+
+/// Changes of a roster that are remembered for watchers who come back: two for each member of the
+/// largest cluster. Whoever missed more is shown the roster anew.
+pub const CLUSTER_EVENTS_MAX: usize = 128;
+
 /// How much a registry agrees to remember, so that no stream of requests grows it without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -28,10 +47,23 @@ pub struct Limits {
     pub clusters_max: usize,
     /// Members of all clusters together. One with 2048-bit keys takes about 1 KiB of memory.
     pub members_max: usize,
+    /// IDs that one sig key may hold.
+    pub ids_per_key_max: usize,
+    /// Clusters that one sig key may own at once.
+    pub clusters_per_key_max: usize,
+    /// Ranks that one sig key may hold at once, in all clusters together.
+    pub memberships_per_key_max: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { nodes_max: 4_000_000, clusters_max: 1_000_000, members_max: 2_000_000 }
+        Self {
+            nodes_max: 4_000_000,
+            clusters_max: 1_000_000,
+            members_max: 2_000_000,
+            ids_per_key_max: 16,
+            clusters_per_key_max: 1_000,
+            memberships_per_key_max: 1_000,
+        }
     }
 }

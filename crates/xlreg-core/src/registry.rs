@@ -9,18 +9,28 @@
 //! decided but not yet durable; it lets a batch of commands be decided one after another and made
 //! durable at once, while readers still see only what is.
 
-use std::collections::HashMap;
+mod decide;
+mod state;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::decide::decide;
+pub use self::state::{Overlay, Registry};
+use crate::admission::{Label, TokenDigest};
+use crate::cluster::NewCluster;
 use crate::limits::{Limits, MEMBER_ENDPOINTS_MAX};
-use crate::{Cluster, ClusterId, ClusterKey, Fingerprint, Member, Name, NodeId};
+use crate::{
+    Admission, Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Member, Name, NodeId,
+    PublicKey, Token, TokenId,
+};
 
 /// Something asked of the registry that may change it.
 ///
-/// Random IDs come with the command, so that deciding it stays free of chance: deciding the same
-/// command twice against the same view gives the same decision.
+/// Random IDs come with the command, and the time with its decision, so that deciding stays free of
+/// chance: deciding the same command twice against the same view gives the same decision.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// A node with this sig key says who it is.
@@ -31,19 +41,29 @@ pub enum Command {
         fresh: NodeId,
         /// Its sig key, already proven to be its own.
         sig_key: Fingerprint,
+        /// The comms key to bind to the ID, already proven to be its own; the old wire binds none.
+        comms_key: Option<PublicKey>,
+    },
+    /// Other keys take the place of a node's present ones.
+    Rotate {
+        /// The present sig key.
+        old: Fingerprint,
+        /// The sig key from now on, proven and signed in by the old one; none if it stays.
+        sig_key: Option<PublicKey>,
+        /// The comms key from now on, proven; none if it stays.
+        comms_key: Option<PublicKey>,
     },
     /// A registered node defines a cluster.
     Create {
-        /// The cluster's name.
-        name: Name,
-        /// `CLUSTER_ATTR_*` bits.
-        attrs: u64,
-        /// How many members, before clamping.
-        size: u32,
-        /// Endpoints each member must bring, before clamping.
-        endpoint_count: u32,
+        /// What it is to be.
+        new: NewCluster,
+        /// The sig key that will own it.
+        owner: Fingerprint,
         /// A random ID for it.
         fresh: ClusterId,
+        /// Refuse if there is a cluster of that name that differs. The old wire answers with
+        /// whatever is there.
+        strict: bool,
     },
     /// A registered node becomes a member.
     Join {
@@ -51,7 +71,123 @@ pub enum Command {
         cluster: ClusterKey,
         /// The node as it presents itself; its ID has been registered by its sig key.
         member: Arc<Member>,
+        /// What it brings to be let in.
+        admission: Admission,
     },
+    /// A member leaves, and keeps its rank.
+    Leave {
+        /// Which cluster.
+        cluster: ClusterKey,
+        /// Who.
+        who: Who,
+    },
+    /// A member is reached elsewhere.
+    Move {
+        /// Which cluster.
+        cluster: ClusterKey,
+        /// Who.
+        who: Who,
+        /// Where it is reached now.
+        endpoints: Vec<Endpoint>,
+    },
+    /// A member loses its rank, and its key the right to come back.
+    Expel {
+        /// Which cluster.
+        cluster: ClusterKey,
+        /// Who asks.
+        by: Actor,
+        /// Whom.
+        member: NodeId,
+    },
+    /// A cluster is removed.
+    Delete {
+        /// Which.
+        cluster: ClusterKey,
+        /// Who asks.
+        by: Actor,
+    },
+    /// A token is issued.
+    IssueToken {
+        /// For which cluster.
+        cluster: ClusterKey,
+        /// Who asks.
+        by: Actor,
+        /// The token: a random ID, the digest of its secret, how long and how often it is good.
+        token: NewToken,
+    },
+    /// A token is made useless.
+    RevokeToken {
+        /// Of which cluster.
+        cluster: ClusterKey,
+        /// Who asks.
+        by: Actor,
+        /// Which.
+        token: TokenId,
+    },
+    /// A cluster's time is over, if it is.
+    Expire {
+        /// Which.
+        cluster: ClusterId,
+        /// Why it should be.
+        because: Because,
+    },
+    /// A cluster with an idle time has been watched until now.
+    Touch {
+        /// Which.
+        cluster: ClusterId,
+    },
+}
+
+/// A member that acts for itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Its sig key.
+    pub sig_key: Fingerprint,
+    /// Its name, in case its key holds several ranks of the cluster.
+    pub name: Option<Name>,
+}
+
+/// Somebody who acts on a cluster as its owner or an administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// Its sig key.
+    pub sig_key: Fingerprint,
+    /// Whether the registry's configuration makes it an administrator.
+    pub admin: bool,
+}
+
+impl Actor {
+    /// Whether it may do to `cluster` what its owner may.
+    #[must_use]
+    pub fn commands(&self, cluster: &Cluster) -> bool {
+        self.admin || cluster.owner == Some(self.sig_key)
+    }
+}
+
+/// A token to issue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// A random ID.
+    pub id: TokenId,
+    /// The digest of its secret.
+    pub digest: TokenDigest,
+    /// What its owner calls it.
+    pub label: Label,
+    /// How long it can be redeemed.
+    pub ttl: Duration,
+    /// How many may join with it; 0 for as many as the cluster is for.
+    pub uses: u32,
+}
+
+/// Why a cluster should end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It has a time by which to be full, or to end, and that has come.
+    Time,
+    /// Nothing has happened in it, and nobody watches it.
+    Idle,
+    /// Its owner has gone.
+    OwnerGone,
 }
 
 /// What a command led to.
@@ -59,8 +195,20 @@ pub enum Command {
 pub enum Outcome {
     /// The node's ID.
     Registered(NodeId),
-    /// The cluster of that name: the new one, or the one that was there.
-    Created(Arc<Cluster>),
+    /// All IDs of the key, and the sig key they belong to now.
+    Rotated {
+        /// The IDs.
+        ids: Vec<NodeId>,
+        /// The sig key.
+        sig_key: Fingerprint,
+    },
+    /// The cluster of that name.
+    Created {
+        /// The cluster.
+        cluster: Arc<Cluster>,
+        /// Whether it was not there before.
+        new: bool,
+    },
     /// The cluster with the member in it.
     Joined {
         /// The cluster as it is with the member.
@@ -68,27 +216,83 @@ pub enum Outcome {
         /// The member's rank.
         rank: usize,
     },
+    /// The cluster as it is now.
+    Changed(Arc<Cluster>),
+    /// The token, and the cluster that it is for.
+    Issued {
+        /// The cluster.
+        cluster: Arc<Cluster>,
+        /// The token.
+        token: Arc<Token>,
+    },
+    /// The cluster as it was.
+    Ended(Arc<Cluster>),
+    /// There was nothing to do.
+    Nothing,
 }
 
-/// One durable change. A store keeps exactly these.
+/// One durable change. A store keeps exactly these, all of a decision or none.
+///
+/// A change of a cluster carries the cluster as it is after the whole decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// An ID now belongs to a key.
     Node {
         /// The ID.
         id: NodeId,
-        /// The sig key it belongs to, for good.
+        /// The sig key it belongs to.
         sig_key: Fingerprint,
+    },
+    /// An ID now has this comms key.
+    Comms {
+        /// The ID.
+        id: NodeId,
+        /// The key.
+        key: PublicKey,
+    },
+    /// All that belonged to one sig key belongs to another from now on.
+    Retired {
+        /// The key that is of no use any more.
+        old: Fingerprint,
+        /// The key that takes its place.
+        new: Fingerprint,
     },
     /// A cluster exists; its roster is empty.
     Cluster(Arc<Cluster>),
-    /// A member holds a rank: it has come, or come back as something slightly different.
-    Member {
-        /// The cluster as it is after the change.
+    /// A cluster's owner, policy or life is another.
+    Terms {
+        /// The cluster.
+        cluster: Arc<Cluster>,
+        /// Who owned it.
+        was: Option<Fingerprint>,
+    },
+    /// A rank is held by somebody else, or by the same member as something slightly different.
+    Seat {
+        /// The cluster.
         cluster: Arc<Cluster>,
         /// The rank that changed.
         rank: usize,
+        /// The sig key that held it before.
+        was: Option<Fingerprint>,
     },
+    /// A key may not join the cluster any more.
+    Expelled {
+        /// The cluster.
+        cluster: Arc<Cluster>,
+        /// The key.
+        key: Fingerprint,
+    },
+    /// A token is new, has been used, or is gone.
+    Token {
+        /// The cluster.
+        cluster: Arc<Cluster>,
+        /// Which token.
+        token: TokenId,
+    },
+    /// A cluster was alive at this time. Nothing that need be kept.
+    Touched(Arc<Cluster>),
+    /// A cluster is gone, with its roster and its tokens.
+    Gone(Arc<Cluster>),
 }
 
 /// A decided command: the answer, and what must be durable before it may go out.
@@ -97,8 +301,14 @@ pub enum Change {
 pub struct Decision {
     /// The answer.
     pub outcome: Outcome,
-    /// At most one change; none if the command told the registry nothing new.
-    pub change: Option<Change>,
+    /// None if the command told the registry nothing new. Bounded by what one key may hold.
+    pub changes: Vec<Change>,
+}
+
+impl Decision {
+    fn nothing_new(outcome: Outcome) -> Self {
+        Self { outcome, changes: Vec::new() }
+    }
 }
 
 /// Why the registry says no. The session that asked ends; nothing has changed.
@@ -149,14 +359,90 @@ pub enum Refusal {
     /// A cap on what the registry remembers is reached.
     #[error("registry is full")]
     RegistryFull,
+    /// One key has as much as one may have.
+    #[error("this key has {max} {what} already, as many as one may have")]
+    Quota {
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The key has registered no ID.
+    #[error("this key has registered no ID")]
+    NotRegistered,
+    /// The key has been replaced by another.
+    #[error("this key was retired: another has taken its place")]
+    KeyRetired,
+    /// The ID has another comms key.
+    #[error("this ID has another comms key")]
+    CommsKeyDiffers,
+    /// The key that should take another's place is known already.
+    #[error("the new key is known already")]
+    KeyInUse,
+    /// The name is taken by a cluster that differs.
+    #[error(
+        "there is a cluster of this name, for {size} members with {endpoint_count} endPoint(s) each"
+    )]
+    ClusterDiffers {
+        /// How many members it is for.
+        size: u32,
+        /// How many endpoints each must bring.
+        endpoint_count: u32,
+    },
+    /// The cluster takes nobody over the old wire.
+    #[error("cluster does not take members over this wire")]
+    NotByOldWire,
+    /// The cluster asks for a token.
+    #[error("cluster takes members with a token only")]
+    TokenRequired,
+    /// No token of this cluster.
+    #[error("this is no token of this cluster")]
+    TokenInvalid,
+    /// The token's time is over.
+    #[error("the token has expired")]
+    TokenExpired,
+    /// The token has been used up.
+    #[error("the token has been used as often as it may be")]
+    TokenSpent,
+    /// The cluster has no such token.
+    #[error("cluster has no token of this ID")]
+    UnknownToken,
+    /// The key is not among those that may join.
+    #[error("this key is not among those that may join this cluster")]
+    KeyNotAllowed,
+    /// The key was shut out.
+    #[error("this key was expelled from this cluster")]
+    Expelled,
+    /// Who acts is neither the owner nor an administrator.
+    #[error("only the cluster's owner and administrators may do this")]
+    NotOwner,
+    /// Who acts, or is acted upon, is no member.
+    #[error("not a member of this cluster")]
+    NotAMember,
+    /// The key holds several ranks of the cluster, and does not say which is meant.
+    #[error("this key has several members in this cluster: say which, by name")]
+    WhichMember,
+}
+
+impl Refusal {
+    /// That there is no cluster which a request means by `key`.
+    #[must_use]
+    pub fn unknown(key: &ClusterKey) -> Self {
+        match key {
+            ClusterKey::Id(_) => Self::UnknownClusterId,
+            ClusterKey::Name(_) => Self::UnknownClusterName,
+        }
+    }
 }
 
 /// What the rules need to know of the state, wherever it is kept.
 pub trait View {
     /// The sig key this ID belongs to.
     fn owner(&self, id: &NodeId) -> Option<Fingerprint>;
-    /// The ID that this sig key registered last.
-    fn latest_id(&self, sig_key: &Fingerprint) -> Option<NodeId>;
+    /// What a sig key has; nothing for one that is unknown.
+    fn key(&self, sig_key: &Fingerprint) -> KeyRecord;
+    /// The comms key that is bound to this ID.
+    fn comms_key(&self, id: &NodeId) -> Option<PublicKey>;
     /// The cluster with this ID.
     fn cluster(&self, id: &ClusterId) -> Option<Arc<Cluster>>;
     /// The ID of the cluster with this name.
@@ -171,13 +457,11 @@ pub trait View {
     /// # Errors
     /// The refusal that says which kind of key found nothing.
     fn find(&self, key: &ClusterKey) -> Result<Arc<Cluster>, Refusal> {
-        match key {
-            ClusterKey::Id(id) => self.cluster(id).ok_or(Refusal::UnknownClusterId),
-            ClusterKey::Name(name) => {
-                let id = self.cluster_id(name).ok_or(Refusal::UnknownClusterName)?;
-                self.cluster(&id).ok_or(Refusal::UnknownClusterName)
-            }
-        }
+        let id = match key {
+            ClusterKey::Id(id) => Some(*id),
+            ClusterKey::Name(name) => self.cluster_id(name),
+        };
+        id.and_then(|id| self.cluster(&id)).ok_or(Refusal::unknown(key))
     }
 }
 
@@ -188,214 +472,71 @@ pub struct Counts {
     pub nodes: usize,
     /// Clusters.
     pub clusters: usize,
-    /// Members of all clusters together.
+    /// Ranks that are held, in all clusters together.
     pub members: usize,
 }
 
-/// What `command` leads to, given what `view` shows.
-///
-/// # Errors
-/// A [`Refusal`], and then nothing changes.
-pub fn decide(command: &Command, view: &impl View) -> Result<Decision, Refusal> {
-    match command {
-        Command::Register { claimed, fresh, sig_key } => {
-            register(view, claimed.as_ref(), fresh, sig_key)
-        }
-        Command::Create { name, attrs, size, endpoint_count, fresh } => {
-            let new = || Cluster::new(*fresh, name.clone(), *attrs, *size, *endpoint_count);
-            create(view, name, new)
-        }
-        Command::Join { cluster, member } => join(view, cluster, member),
-    }
+/// What belongs to a sig key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The ID it registered last.
+    pub latest: Option<NodeId>,
+    /// The rest, of which most keys have nothing.
+    rest: Option<Box<Belongings>>,
 }
 
-/// An ID that is brought is taken if it is free or the key's own. Without one, a key gets its
-/// latest ID again, and a new key a fresh one.
-fn register(
-    view: &impl View,
-    claimed: Option<&NodeId>,
-    fresh: &NodeId,
-    sig_key: &Fingerprint,
-) -> Result<Decision, Refusal> {
-    let latest = view.latest_id(sig_key);
-    let id = claimed.or(latest.as_ref()).unwrap_or(fresh);
-    let change = match view.owner(id) {
-        Some(owner) if owner == *sig_key => None,
-        Some(_) => return Err(Refusal::IdInUse),
-        None if view.counts().nodes >= view.limits().nodes_max => {
-            return Err(Refusal::RegistryFull);
-        }
-        None => Some(Change::Node { id: *id, sig_key: *sig_key }),
-    };
-    Ok(Decision { outcome: Outcome::Registered(*id), change })
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Belongings {
+    /// IDs registered before the latest.
+    earlier: Vec<NodeId>,
+    /// Clusters it owns.
+    owned: Vec<ClusterId>,
+    /// Clusters it holds a rank in, once for each rank.
+    joined: Vec<ClusterId>,
+    /// Whether another key has taken its place.
+    retired: bool,
 }
 
-/// A known name answers with the cluster that has it, whatever was asked for.
-fn create(view: &impl View, name: &Name, new: impl Fn() -> Cluster) -> Result<Decision, Refusal> {
-    if let Ok(known) = view.find(&ClusterKey::Name(name.clone())) {
-        return Ok(Decision { outcome: Outcome::Created(known), change: None });
+impl KeyRecord {
+    /// All its IDs, the latest last.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        let earlier = self.rest.iter().flat_map(|rest| rest.earlier.iter().copied());
+        earlier.chain(self.latest)
     }
-    if view.counts().clusters >= view.limits().clusters_max {
-        return Err(Refusal::RegistryFull);
-    }
-    let cluster = Arc::new(new());
-    // Chance alone does not bring a fresh ID up twice; a broken source of randomness would.
-    if view.cluster(&cluster.id).is_some() {
-        return Err(Refusal::IdInUse);
-    }
-    Ok(Decision {
-        outcome: Outcome::Created(Arc::clone(&cluster)),
-        change: Some(Change::Cluster(cluster)),
-    })
-}
 
-/// A member that is there already with these very words changes nothing.
-fn join(view: &impl View, key: &ClusterKey, member: &Arc<Member>) -> Result<Decision, Refusal> {
-    let cluster = view.find(key)?;
-    let rank = cluster.admit(member)?;
-    let known = cluster.members.get(rank);
-    if known == Some(member) {
-        return Ok(Decision { outcome: Outcome::Joined { cluster, rank }, change: None });
-    }
-    if known.is_none() && view.counts().members >= view.limits().members_max {
-        return Err(Refusal::RegistryFull);
-    }
-    let cluster = Arc::new(cluster.with_member(rank, Arc::clone(member)));
-    Ok(Decision {
-        outcome: Outcome::Joined { cluster: Arc::clone(&cluster), rank },
-        change: Some(Change::Member { cluster, rank }),
-    })
-}
-
-/// The maps behind both the state and what is layered over it.
-#[derive(Debug, Default)]
-struct Maps {
-    owners: HashMap<NodeId, Fingerprint>,
-    latest: HashMap<Fingerprint, NodeId>,
-    clusters: HashMap<ClusterId, Arc<Cluster>>,
-    names: HashMap<Name, ClusterId>,
-    counts: Counts,
-}
-
-impl Maps {
-    fn apply(&mut self, change: &Change) {
-        match change {
-            Change::Node { id, sig_key } => {
-                self.owners.insert(*id, *sig_key);
-                self.latest.insert(*sig_key, *id);
-                self.counts.nodes += 1;
-            }
-            Change::Cluster(cluster) => {
-                self.names.insert(cluster.name.clone(), cluster.id);
-                self.clusters.insert(cluster.id, Arc::clone(cluster));
-                self.counts.clusters += 1;
-            }
-            Change::Member { cluster, rank } => {
-                // Revision and roster grow together until somebody comes back; only a new
-                // rank, the last of the roster, can be a new member.
-                let before = self.clusters.insert(cluster.id, Arc::clone(cluster));
-                if before.is_none_or(|before| *rank >= before.members.len()) {
-                    self.counts.members += 1;
-                }
-            }
-        }
-    }
-}
-
-/// The registry's state in memory: every change so far, applied.
-#[derive(Debug, Default)]
-pub struct Registry {
-    maps: Maps,
-    limits: Limits,
-}
-
-impl Registry {
-    /// An empty registry that will remember at most `limits`.
+    /// The clusters it owns.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
-        Self { maps: Maps::default(), limits }
+    pub fn owned(&self) -> &[ClusterId] {
+        self.rest.as_deref().map_or(&[], |rest| &rest.owned)
     }
 
-    /// Applies a change that [`decide`] made and a store has made durable.
-    pub fn apply(&mut self, change: &Change) {
-        self.maps.apply(change);
-    }
-}
-
-impl View for Registry {
-    fn owner(&self, id: &NodeId) -> Option<Fingerprint> {
-        self.maps.owners.get(id).copied()
+    /// The clusters it holds a rank in, once for each rank.
+    #[must_use]
+    pub fn joined(&self) -> &[ClusterId] {
+        self.rest.as_deref().map_or(&[], |rest| &rest.joined)
     }
 
-    fn latest_id(&self, sig_key: &Fingerprint) -> Option<NodeId> {
-        self.maps.latest.get(sig_key).copied()
+    /// Whether another key has taken its place.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.rest.as_deref().is_some_and(|rest| rest.retired)
     }
 
-    fn cluster(&self, id: &ClusterId) -> Option<Arc<Cluster>> {
-        self.maps.clusters.get(id).cloned()
+    fn rest(&mut self) -> &mut Belongings {
+        self.rest.get_or_insert_default()
     }
 
-    fn cluster_id(&self, name: &Name) -> Option<ClusterId> {
-        self.maps.names.get(name).copied()
-    }
-
-    fn counts(&self) -> Counts {
-        self.maps.counts
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-}
-
-/// A view of `base` with changes over it that are decided and not yet durable.
-#[derive(Debug)]
-pub struct Overlay<'a, V> {
-    base: &'a V,
-    over: Maps,
-}
-
-impl<'a, V: View> Overlay<'a, V> {
-    /// An overlay with no changes yet.
-    pub fn new(base: &'a V) -> Self {
-        Self { base, over: Maps { counts: base.counts(), ..Maps::default() } }
-    }
-
-    /// Lays a change over the base, which itself stays as it is.
-    pub fn apply(&mut self, change: &Change) {
-        if let Change::Member { cluster, .. } = change
-            && let Some(before) = self.cluster(&cluster.id)
-        {
-            // What the base has of the cluster tells whether the rank is new.
-            self.over.clusters.insert(cluster.id, before);
+    fn register(&mut self, id: NodeId) {
+        if let Some(earlier) = self.latest.replace(id) {
+            self.rest().earlier.push(earlier);
         }
-        self.over.apply(change);
     }
 }
 
-impl<V: View> View for Overlay<'_, V> {
-    fn owner(&self, id: &NodeId) -> Option<Fingerprint> {
-        self.over.owners.get(id).copied().or_else(|| self.base.owner(id))
-    }
-
-    fn latest_id(&self, sig_key: &Fingerprint) -> Option<NodeId> {
-        self.over.latest.get(sig_key).copied().or_else(|| self.base.latest_id(sig_key))
-    }
-
-    fn cluster(&self, id: &ClusterId) -> Option<Arc<Cluster>> {
-        self.over.clusters.get(id).cloned().or_else(|| self.base.cluster(id))
-    }
-
-    fn cluster_id(&self, name: &Name) -> Option<ClusterId> {
-        self.over.names.get(name).copied().or_else(|| self.base.cluster_id(name))
-    }
-
-    fn counts(&self) -> Counts {
-        self.over.counts
-    }
-
-    fn limits(&self) -> Limits {
-        self.base.limits()
+/// Takes one `item` out, if there is one.
+fn take_one(from: &mut Vec<ClusterId>, item: &ClusterId) {
+    if let Some(place) = from.iter().position(|known| known == item) {
+        from.swap_remove(place);
     }
 }
 

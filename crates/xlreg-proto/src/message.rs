@@ -353,7 +353,7 @@ impl Reply {
         let mut bytes = empty.encode().encoded_len();
         let mut entries = Vec::new();
         let mut sent = 0;
-        for (rank, member) in cluster.members.iter().enumerate() {
+        for (rank, member) in cluster.present() {
             if which & (1 << rank) == 0 {
                 continue;
             }

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use thiserror::Error;
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::{
-    Cluster, ClusterId, ClusterKey, Command, Member, NodeId, Outcome, Refusal, Version,
+    Admission, Cluster, ClusterId, ClusterKey, Command, Member, NodeId, Outcome, Refusal, Version,
 };
 
 use crate::keys::BadSignature;
@@ -161,7 +162,9 @@ impl Session {
             },
             (State::Known { member }, Request::Create { name, attrs, size, endpoint_count }) => {
                 let fresh = ClusterId::from_bytes(fresh());
-                let command = Command::Create { name, attrs, size, endpoint_count, fresh };
+                let new = NewCluster { attrs, ..NewCluster::open(name, size, endpoint_count) };
+                let owner = member.sig_key.fingerprint();
+                let command = Command::Create { new, owner, fresh, strict: false };
                 let pending = Pending::Creating { member: Arc::clone(&member), attrs };
                 Step::Apply(Applying { session: stay(State::Known { member }), pending }, command)
             }
@@ -188,6 +191,7 @@ impl Session {
             claimed: proven.claimed_id(),
             fresh: NodeId::from_bytes(fresh),
             sig_key: proven.sig_key(),
+            comms_key: None,
         };
         Step::Apply(Applying { session: self, pending: Pending::Registering(proven) }, command)
     }
@@ -196,7 +200,7 @@ impl Session {
         let Some(cluster) = cluster else {
             return Step::no_cluster();
         };
-        let command = Command::Join { cluster, member };
+        let command = Command::Join { cluster, member, admission: Admission::OldWire };
         Step::Apply(Applying { session: self, pending: Pending::Joining }, command)
     }
 
@@ -248,7 +252,7 @@ impl Applying {
                 let reply = Reply::MemberOk { id, attrs: member.attrs };
                 (State::Known { member }, reply)
             }
-            (Pending::Creating { member, attrs }, Outcome::Created(cluster)) => {
+            (Pending::Creating { member, attrs }, Outcome::Created { cluster, .. }) => {
                 // The requester's own attrs come back, as with the originals.
                 let reply = Reply::Created(ClusterInfo { attrs, ..ClusterInfo::of(&cluster) });
                 (State::Created { member, cluster: cluster.id }, reply)
@@ -281,9 +285,12 @@ impl Showing {
     /// of rank 0 first of all, so who asks for it again looks at what is there now.
     #[must_use]
     pub fn is_ready(&self, cluster: &Cluster) -> bool {
+        if cluster.gone.is_some() {
+            return true;
+        }
         let Some(which) = self.which else { return true };
         let asked = which & low_bits(cluster.size as usize);
-        let there = asked & low_bits(cluster.members.len());
+        let there = asked & cluster.present().fold(0, |there, (rank, _)| there | 1 << rank);
         if self.session.lookups < NEWS_REPLIES_MAX {
             asked == 0 || there != 0
         } else {

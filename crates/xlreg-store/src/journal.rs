@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use xlreg_core::limits::Limits;
-use xlreg_core::{Change, NodeId, Registry};
+use xlreg_core::{Change, NodeId, Registry, Time};
 
 use crate::load::Loader;
 use crate::{StoreError, folder, rows, schema};
@@ -44,6 +44,7 @@ impl Journal {
         dir: &Path,
         registry: NodeId,
         limits: Limits,
+        now: Time,
     ) -> Result<(Self, Registry), StoreError> {
         let folder = folder::Folder::open(dir)?;
         let [path, log] = files(dir);
@@ -59,7 +60,7 @@ impl Journal {
         if got != registry {
             return Err(StoreError::OtherRegistry { path, expected: registry, got });
         }
-        let state = loader.registry(limits)?;
+        let state = loader.registry(limits, now)?;
         let journal = Self {
             path,
             log,
@@ -271,7 +272,8 @@ mod tests {
     fn a_checkpoint_empties_the_log_unless_somebody_reads_it() {
         let dir = tempfile::tempdir().unwrap();
         let id = NodeId::from_bytes([7; 20]);
-        let (mut journal, _) = Journal::open(dir.path(), id, Limits::default()).unwrap();
+        let (mut journal, _) =
+            Journal::open(dir.path(), id, Limits::default(), Time::default()).unwrap();
         write_node(&mut journal, 1);
         assert!(journal.is_dirty() && !journal.is_due() && journal.log_bytes() > 0);
         journal.due = journal.log_bytes();

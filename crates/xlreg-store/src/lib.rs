@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`clock`] | what time it is; tests move it on by hand |
 //! | [`engine`] | [`Engine`], the seam: what servers and sessions need of whatever keeps the registry |
 //! | [`local`] | [`LocalEngine`], the registry on one machine, in memory or durable |
 //! | `shared` | the committed state, and whether the engine still serves |
@@ -36,9 +37,11 @@
 //!
 //! # Deliberately absent
 //! Rules (`xlreg-core`), wire formats and cryptography (`xlreg-proto`: fingerprints of keys are
-//! stored beside them, never computed here), the registry's own keys, sockets, logging and clocks.
-//! Nothing is ever deleted, because nothing in the rules deletes.
+//! stored beside them, never computed here), the registry's own keys, sockets and logging. An
+//! engine ends no cluster by itself when its time has come: it tells which is next, and whoever
+//! serves asks it to.
 
+pub mod clock;
 pub mod engine;
 pub mod error;
 mod folder;
@@ -51,6 +54,7 @@ mod shared;
 mod watchers;
 mod writer;
 
+pub use clock::Clock;
 pub use engine::{Answer, ApplyError, Engine};
 pub use error::StoreError;
 pub use local::LocalEngine;

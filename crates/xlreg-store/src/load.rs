@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Row, Rows};
 use xlreg_core::limits::Limits;
-use xlreg_core::{Change, Cluster, ClusterId, Member, NodeId, Registry};
+use xlreg_core::{Change, Cluster, ClusterId, Member, NodeId, Registry, Time};
 
 use crate::StoreError;
 use crate::rows::{self, Problem, SELECT_CLUSTERS, SELECT_MEMBERS, SELECT_NODES, SELECT_REGISTRY};
@@ -31,10 +31,10 @@ impl Loader<'_> {
     /// Everything it remembers.
     ///
     /// `limits` bound what may come later; what is there already is loaded whatever they say.
-    pub(crate) fn registry(&self, limits: Limits) -> Result<Registry, StoreError> {
+    pub(crate) fn registry(&self, limits: Limits, now: Time) -> Result<Registry, StoreError> {
         let mut registry = Registry::new(limits);
         self.nodes(&mut registry)?;
-        self.clusters(&mut registry)?;
+        self.clusters(&mut registry, now)?;
         Ok(registry)
     }
 
@@ -50,7 +50,7 @@ impl Loader<'_> {
     }
 
     /// Clusters and members both come ordered by the cluster's ID, so one pass over each will do.
-    fn clusters(&self, registry: &mut Registry) -> Result<(), StoreError> {
+    fn clusters(&self, registry: &mut Registry, _now: Time) -> Result<(), StoreError> {
         let mut statement = self.sql(self.connection.prepare(SELECT_MEMBERS))?;
         let mut members =
             Members { loader: self, rows: self.sql(statement.query([]))?, next: None };
@@ -94,7 +94,7 @@ impl Loader<'_> {
                 self.damaged("members", &row, problem)
             })?;
             cluster = Arc::new(seated);
-            registry.apply(&Change::Member { cluster: Arc::clone(&cluster), rank });
+            registry.apply(&Change::Seat { cluster: Arc::clone(&cluster), rank, was: None });
         }
         Ok(())
     }
@@ -155,9 +155,14 @@ impl Members<'_> {
 /// The cluster with the member in it, by the rules themselves: whoever they would not admit to this
 /// rank can't have been written there.
 fn seat(cluster: &Cluster, rank: usize, member: Member) -> Result<Cluster, Problem> {
-    match cluster.admit(&member) {
-        Ok(admitted) if admitted == rank => Ok(cluster.with_member(rank, Arc::new(member))),
-        Ok(admitted) => Err(format!("expected rank {admitted}: rows are missing")),
+    match cluster.admit(&member, &xlreg_core::Admission::Key, Time::default()) {
+        Ok((admitted, _)) if admitted == rank => Ok(cluster.with_seat(
+            rank,
+            xlreg_core::Seat::Present(Arc::new(member)),
+            xlreg_core::cluster::EventKind::Joined,
+            Time::default(),
+        )),
+        Ok((admitted, _)) => Err(format!("expected rank {admitted}: rows are missing")),
         Err(refusal) => Err(format!("the rules would not admit this member: {refusal}")),
     }
 }

@@ -6,10 +6,13 @@
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::{
     CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
 };
-use xlreg_core::{Change, Cluster, ClusterId, Endpoint, Fingerprint, Member, NodeId, PublicKey};
+use xlreg_core::{
+    Change, Cluster, ClusterId, Endpoint, Fingerprint, Member, NodeId, PublicKey, Time,
+};
 
 /// Why a row is not what was written; a part of [`crate::StoreError::Damaged`].
 pub(crate) type Problem = String;
@@ -43,13 +46,14 @@ pub(crate) fn write_change(connection: &Connection, change: &Change) -> rusqlite
             put(connection, INSERT_NODE, &values)
         }
         Change::Cluster(cluster) => write_cluster(connection, cluster),
-        Change::Member { cluster, rank } => {
+        Change::Seat { cluster, rank, .. } => {
             write_cluster(connection, cluster)?;
-            match cluster.members.get(*rank) {
+            match cluster.seats.get(*rank).and_then(xlreg_core::Seat::holder) {
                 Some(member) => write_member(connection, &cluster.id, *rank, member),
                 None => Ok(()),
             }
         }
+        _ => Ok(()),
     }
 }
 
@@ -122,15 +126,18 @@ pub(crate) fn read_node(row: &Row<'_>, seq: i64) -> Result<Change, Problem> {
 /// Reads a row of [`SELECT_CLUSTERS`]: a cluster with its last revision and no members yet.
 pub(crate) fn read_cluster(row: &Row<'_>) -> Result<Cluster, Problem> {
     verify(row, 6)?;
-    Ok(Cluster {
-        id: ClusterId::from_bytes(bytes(row, 0)?),
-        name: parse(text(row, 1)?)?,
+    let new = NewCluster {
         attrs: integer(row, 2)?.cast_unsigned(),
-        size: within(integer(row, 3)?, CLUSTER_SIZE_MIN, CLUSTER_SIZE_MAX)?,
-        endpoint_count: within(integer(row, 4)?, 1, CLUSTER_ENDPOINTS_MAX)?,
-        members: Vec::new(),
-        revision: integer(row, 5)?.cast_unsigned(),
-    })
+        ..NewCluster::open(
+            parse(text(row, 1)?)?,
+            within(integer(row, 3)?, CLUSTER_SIZE_MIN, CLUSTER_SIZE_MAX)?,
+            within(integer(row, 4)?, 1, CLUSTER_ENDPOINTS_MAX)?,
+        )
+    };
+    let id = ClusterId::from_bytes(bytes(row, 0)?);
+    let mut cluster = Cluster::new(id, &new, None, Time::default());
+    cluster.revision = integer(row, 5)?.cast_unsigned();
+    Ok(cluster)
 }
 
 /// Reads a row of [`SELECT_MEMBERS`]: the cluster, the rank in it, and who holds it.

@@ -1,14 +1,14 @@
 //! What the engine's callers and its writer share: the committed state, who follows it, and whether
 //! the engine still serves.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 use xlreg_core::registry::{View, decide};
-use xlreg_core::{Change, Cluster, ClusterId, Command, Decision, Outcome, Refusal, Registry};
+use xlreg_core::{Change, Cluster, ClusterId, Command, Decision, Outcome, Refusal, Registry, Time};
 
 use crate::watchers::Watchers;
-use crate::{ApplyError, StoreError};
+use crate::{ApplyError, Clock, StoreError};
 
 /// Whether the engine serves. It only ever moves down this list.
 #[derive(Clone, Debug)]
@@ -42,12 +42,17 @@ pub(crate) struct Shared {
     /// for another lock.
     registry: RwLock<Registry>,
     watchers: Watchers,
+    /// The cluster whose time will be over next.
+    deadline: watch::Sender<Option<(Time, ClusterId)>>,
+    clock: Clock,
     phase: watch::Sender<Phase>,
 }
 
 impl Shared {
-    pub(crate) fn new(registry: Registry) -> Self {
+    pub(crate) fn new(registry: Registry, clock: Clock) -> Self {
         Self {
+            deadline: watch::Sender::new(registry.next_deadline()),
+            clock,
             registry: RwLock::new(registry),
             watchers: Watchers::default(),
             phase: watch::Sender::new(Phase::Open),
@@ -62,7 +67,7 @@ impl Shared {
     }
 
     pub(crate) fn decide(&self, command: &Command) -> Result<Decision, Refusal> {
-        decide(command, &*self.registry())
+        decide(command, self.clock.now(), &*self.registry())
     }
 
     /// Applies changes that are durable, and tells those who follow them.
@@ -71,28 +76,48 @@ impl Shared {
         for change in changes.clone() {
             registry.apply(change);
         }
-        drop(registry);
+        self.settle(registry);
         self.publish(changes);
+    }
+
+    /// Lets the state be read again, and tells what its next deadline is.
+    fn settle(&self, registry: RwLockWriteGuard<'_, Registry>) {
+        let next = registry.next_deadline();
+        // Under the lock, so that what is told last is what is true.
+        self.deadline.send_if_modified(|known| std::mem::replace(known, next) != next);
+        drop(registry);
     }
 
     /// Decides and applies in one step, for an engine that keeps nothing else.
     pub(crate) fn run(&self, command: &Command) -> Result<Outcome, Refusal> {
         let mut registry = self.registry.write().unwrap_or_else(PoisonError::into_inner);
-        let Decision { outcome, change } = decide(command, &*registry)?;
-        if let Some(change) = &change {
+        let Decision { outcome, changes } = decide(command, self.clock.now(), &*registry)?;
+        for change in &changes {
             registry.apply(change);
         }
-        drop(registry);
-        self.publish(&change);
+        self.settle(registry);
+        self.publish(&changes);
         Ok(outcome)
     }
 
     fn publish<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) {
         let rosters = changes.into_iter().filter_map(|change| match change {
-            Change::Member { cluster, .. } => Some(cluster),
-            Change::Node { .. } | Change::Cluster(_) => None,
+            Change::Seat { cluster, .. } | Change::Gone(cluster) => Some(cluster),
+            _ => None,
         });
         self.watchers.publish(rosters);
+    }
+
+    pub(crate) fn is_watched(&self, id: &ClusterId) -> bool {
+        self.watchers.is_watched(id)
+    }
+
+    pub(crate) fn next_deadline(&self) -> watch::Receiver<Option<(Time, ClusterId)>> {
+        self.deadline.subscribe()
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
     }
 
     pub(crate) fn watch(&self, id: &ClusterId) -> Option<watch::Receiver<Arc<Cluster>>> {

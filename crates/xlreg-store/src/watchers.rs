@@ -58,6 +58,7 @@ impl Watchers {
                 inner.channels.remove(&cluster.id);
                 continue;
             }
+            let gone = cluster.gone.is_some();
             // Several may publish at once, and the later change first: revisions tell.
             channel.send_if_modified(|known| {
                 let newer = cluster.revision > known.revision;
@@ -66,7 +67,16 @@ impl Watchers {
                 }
                 newer
             });
+            if gone {
+                // Receivers keep the last state.
+                inner.channels.remove(&cluster.id);
+            }
         }
+    }
+
+    /// Whether anybody follows this cluster.
+    pub(crate) fn is_watched(&self, id: &ClusterId) -> bool {
+        self.lock().channels.get(id).is_some_and(|channel| channel.receiver_count() > 0)
     }
 
     /// Lets all receivers end.

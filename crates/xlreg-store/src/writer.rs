@@ -151,8 +151,7 @@ impl Writer {
     /// are left unanswered.
     fn commit(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         let decisions = self.decide(jobs);
-        let changes =
-            decisions.iter().filter_map(|decision| decision.as_ref().ok()?.change.as_ref());
+        let changes = decisions.iter().flatten().flat_map(|decision| &decision.changes);
         if changes.clone().next().is_some() {
             self.journal.write(changes.clone())?;
             self.shared.commit(changes);
@@ -167,11 +166,12 @@ impl Writer {
     }
 
     fn decide(&self, jobs: &[Job]) -> Vec<Result<Decision, Refusal>> {
+        let now = self.shared.now();
         let registry = self.shared.registry();
         let mut overlay = Overlay::new(&*registry);
         let mut decide = |job: &Job| {
-            let decision = decide(&job.command, &overlay)?;
-            if let Some(change) = &decision.change {
+            let decision = decide(&job.command, now, &overlay)?;
+            for change in &decision.changes {
                 overlay.apply(change);
             }
             Ok(decision)

@@ -33,12 +33,12 @@ fn member(id: u8, text: &str, sig: u8, endpoints: usize) -> Arc<Member> {
 
 /// A registry that takes commands one at a time, as a store without a disk would.
 #[derive(Default)]
-struct Bench(Registry);
+struct Bench(Registry, Time);
 
 impl Bench {
     fn run(&mut self, command: &Command) -> Result<Outcome, Refusal> {
-        let decision = decide(command, &self.0)?;
-        if let Some(change) = &decision.change {
+        let decision = decide(command, self.1, &self.0)?;
+        for change in &decision.changes {
             self.0.apply(change);
         }
         Ok(decision.outcome)
@@ -49,21 +49,27 @@ impl Bench {
             claimed: claimed.map(node_id),
             fresh: node_id(fresh),
             sig_key: key(sig).fingerprint(),
+            comms_key: None,
         })
     }
 
     fn create(&mut self, text: &str, size: u32, endpoint_count: u32, fresh: u8) -> Arc<Cluster> {
         let fresh = ClusterId::from_bytes([fresh; 20]);
-        let command = Command::Create { name: name(text), attrs: 0, size, endpoint_count, fresh };
+        let new = plain(text, size, endpoint_count);
+        let command = Command::Create { new, owner: key(1).fingerprint(), fresh, strict: false };
         match self.run(&command).unwrap() {
-            Outcome::Created(cluster) => cluster,
+            Outcome::Created { cluster, .. } => cluster,
             other => panic!("created, but {other:?}"),
         }
     }
 
     fn join(&mut self, cluster: &str, member: &Arc<Member>) -> Result<usize, Refusal> {
         let cluster = ClusterKey::Name(name(cluster));
-        match self.run(&Command::Join { cluster, member: Arc::clone(member) })? {
+        match self.run(&Command::Join {
+            cluster,
+            member: Arc::clone(member),
+            admission: Admission::OldWire,
+        })? {
             Outcome::Joined { rank, .. } => Ok(rank),
             other => panic!("joined, but {other:?}"),
         }

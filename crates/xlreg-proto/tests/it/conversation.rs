@@ -4,8 +4,12 @@
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::registry::{Registry, decide};
-use xlreg_core::{ClusterId, ClusterKey, Command, Member, NodeId, Outcome, Refusal, Version, View};
+use xlreg_core::{
+    Admission, ClusterId, ClusterKey, Command, Fingerprint, Member, NodeId, Outcome, Refusal, Time,
+    Version, View,
+};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::message::{Claim, Reply, Request, Room};
 use xlreg_proto::session::{Identity, Session, Step};
@@ -33,32 +37,36 @@ struct World {
     segment: usize,
 }
 
+fn joining(cluster: ClusterKey, member: Arc<Member>) -> Command {
+    Command::Join { cluster, member, admission: Admission::OldWire }
+}
+
 impl World {
     fn new() -> Self {
         let entry = Arc::new(member("xlReg", 250));
         let identity = Arc::new(Identity { version: Version::CURRENT, entry });
         let mut world = Self { registry: Registry::default(), identity, segment: BYTES_MAX };
         for (name, fresh) in [("alpha", 1), ("full", 2), ("half", 3)] {
-            let command = Command::Create {
-                name: name.parse().unwrap(),
-                attrs: 0,
-                size: 2,
-                endpoint_count: 1,
-                fresh: ClusterId::from_bytes([fresh; 20]),
-            };
-            world.run(&command).unwrap();
+            world.create(name, 2, fresh);
         }
         for (cluster, n) in [("full", 0), ("full", 1), ("half", 0)] {
             let cluster = ClusterKey::Name(cluster.parse().unwrap());
             let member = Arc::new(member(&format!("m{n}"), 100 + n));
-            world.run(&Command::Join { cluster, member }).unwrap();
+            world.run(&joining(cluster, member)).unwrap();
         }
         world
     }
 
+    fn create(&mut self, name: &str, size: u32, fresh: u8) {
+        let new = NewCluster::open(name.parse().unwrap(), size, 1);
+        let (owner, fresh) =
+            (Fingerprint::from_bytes([fresh; 32]), ClusterId::from_bytes([fresh; 20]));
+        self.run(&Command::Create { new, owner, fresh, strict: false }).unwrap();
+    }
+
     fn run(&mut self, command: &Command) -> Result<Outcome, Refusal> {
-        let decision = decide(command, &self.registry)?;
-        if let Some(change) = &decision.change {
+        let decision = decide(command, Time::default(), &self.registry)?;
+        for change in &decision.changes {
             self.registry.apply(change);
         }
         Ok(decision.outcome)
@@ -339,13 +347,10 @@ fn sixty_four_members_form_within_a_deployed_clients_lookups() {
 /// as it waits for them.
 fn fetch_as_deployed(segment: usize, there_at_first: usize) -> u64 {
     let mut world = World { segment, ..World::new() };
-    let name = "large".parse().unwrap();
-    let fresh = ClusterId::from_bytes([64; 20]);
-    let create = Command::Create { name, attrs: 0, size: 64, endpoint_count: 1, fresh };
-    world.run(&create).unwrap();
+    world.create("large", 64, 64);
     let come = |world: &mut World, n: usize| {
         let member = Arc::new(member(&format!("m{n}"), n as u8));
-        world.run(&Command::Join { cluster: named("large"), member }).unwrap();
+        world.run(&joining(named("large"), member)).unwrap();
     };
     (0..there_at_first).for_each(|n| come(&mut world, n));
     let (mut next, mut have) = (there_at_first, 0u64);
