@@ -1,10 +1,13 @@
-//! RSA keys: making them, checking strangers' ones, and the three things the wire does with them.
+//! RSA keys: making them, checking strangers' ones, and what the wire and its certificates do with
+//! them.
 //!
 //! | who | does | with |
 //! |---|---|---|
 //! | client | seals a hello (OAEP, SHA-1) | the registry's comms key |
 //! | registry | opens it: **the** expensive step of a session | its own comms key |
 //! | client, registry | sign and verify (PKCS #1 v1.5, SHA-1) | the client's sig key |
+//! | client, registry | sign and verify (PSS, SHA-256): everything newer than that wire | a sig key |
+//! | client, registry | sign certificates (PKCS #1 v1.5, SHA-256) | their own sig key |
 //!
 //! SHA-1 is the old wire's choice, not ours; SECURITY.md says what follows from it.
 
@@ -15,7 +18,10 @@ use aws_lc_rs::rsa::{
     KeyPair, KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
     PrivateDecryptingKey, PublicEncryptingKey,
 };
-use aws_lc_rs::signature::{RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, UnparsedPublicKey};
+use aws_lc_rs::signature::{
+    RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_SHA256, RsaEncoding, UnparsedPublicKey,
+};
 use aws_lc_rs::{digest, rand};
 use pkcs8::PrivateKeyInfoRef;
 use pkcs8::der::asn1::{AnyRef, BitStringRef, UintRef};
@@ -139,15 +145,25 @@ pub fn key_bits(key: &PublicKey) -> usize {
     modulus_bits(key_components(key).0)
 }
 
+/// A checked key as PKCS #1 DER (RSAPublicKey): the bit string inside its SubjectPublicKeyInfo.
+#[must_use]
+pub fn key_pkcs1(key: &PublicKey) -> &[u8] {
+    pkcs1_of(key.der()).expect("a PublicKey holds DER that was checked when it was made")
+}
+
 fn components(spki: &[u8]) -> Result<(&[u8], &[u8]), KeyError> {
+    let key = pkcs1::RsaPublicKey::<UintRef<'_>>::from_der(pkcs1_of(spki)?)
+        .map_err(|_| KeyError::Malformed { form: "DER SubjectPublicKeyInfo" })?;
+    Ok((key.modulus.as_bytes(), key.public_exponent.as_bytes()))
+}
+
+fn pkcs1_of(spki: &[u8]) -> Result<&[u8], KeyError> {
     let malformed = KeyError::Malformed { form: "DER SubjectPublicKeyInfo" };
     let info = SubjectPublicKeyInfoRef::from_der(spki).map_err(|_| malformed)?;
     if info.algorithm.oid != RSA_ENCRYPTION {
         return Err(malformed);
     }
-    let bits = info.subject_public_key.as_bytes().ok_or(malformed)?;
-    let key = pkcs1::RsaPublicKey::<UintRef<'_>>::from_der(bits).map_err(|_| malformed)?;
-    Ok((key.modulus.as_bytes(), key.public_exponent.as_bytes()))
+    info.subject_public_key.as_bytes().ok_or(malformed)
 }
 
 fn encode_spki(modulus: &[u8], exponent: &[u8]) -> Result<Vec<u8>, KeyError> {
@@ -186,6 +202,24 @@ pub fn verify(key: &PublicKey, parts: &[&[u8]], signature: &[u8]) -> Result<(), 
         .map_err(|_| BadSignature)
 }
 
+/// Bits of the smallest key whose PSS signatures count: nothing that uses them is old enough to
+/// meet smaller ones.
+pub const PSS_KEY_BITS_MIN: usize = 2048;
+
+/// Checks that `key` made `signature`, RSASSA-PSS with SHA-256 and a salt of 32 bytes, over `parts`,
+/// one after another.
+///
+/// # Errors
+/// [`BadSignature`] if it did not, or if it has fewer than [`PSS_KEY_BITS_MIN`] bits.
+pub fn verify_pss(key: &PublicKey, parts: &[&[u8]], signature: &[u8]) -> Result<(), BadSignature> {
+    if key_bits(key) < PSS_KEY_BITS_MIN {
+        return Err(BadSignature);
+    }
+    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key.der())
+        .verify(&parts.concat(), signature)
+        .map_err(|_| BadSignature)
+}
+
 /// A public key made ready to seal hellos.
 pub struct SealingKey(OaepPublicEncryptingKey);
 
@@ -220,6 +254,7 @@ impl SealingKey {
 /// An RSA private key of our own: 2048 to 4096 bits. Its memory is wiped when it is dropped.
 pub struct PrivateKey {
     opening: OaepPrivateDecryptingKey,
+    signing: KeyPair,
     pkcs1: Zeroizing<Vec<u8>>,
     public: PublicKey,
 }
@@ -230,12 +265,13 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::Generate`] if the cryptographic library fails.
     pub fn generate() -> Result<Self, KeyError> {
-        let key =
-            PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(|_| KeyError::Generate)?;
-        let pkcs8: Pkcs8V1Der<'_> = key.as_der().map_err(|_| KeyError::Generate)?;
+        let signing = KeyPair::generate(KeySize::Rsa2048).map_err(|_| KeyError::Generate)?;
+        let pkcs8: Pkcs8V1Der<'_> = signing.as_der().map_err(|_| KeyError::Generate)?;
         let info = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).map_err(|_| KeyError::Generate)?;
         let pkcs1 = Zeroizing::new(info.private_key.as_bytes().to_vec());
-        Self::assemble(key, pkcs1)
+        let key =
+            PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| KeyError::Generate)?;
+        Self::assemble(key, signing, pkcs1)
     }
 
     /// Reads the PKCS #1 DER that node files hold.
@@ -245,18 +281,22 @@ impl PrivateKey {
     /// [`COMMS_KEY_BITS_MIN`] bits.
     pub fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
         let malformed = |_| KeyError::Malformed { form: "DER RSAPrivateKey, at least 2048 bits" };
-        let pair = KeyPair::from_der(der).map_err(|_| malformed(()))?;
-        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| malformed(()))?;
+        let signing = KeyPair::from_der(der).map_err(|_| malformed(()))?;
+        let pkcs8: Pkcs8V1Der<'_> = signing.as_der().map_err(|_| malformed(()))?;
         let key = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| malformed(()))?;
-        Self::assemble(key, Zeroizing::new(der.to_vec()))
+        Self::assemble(key, signing, Zeroizing::new(der.to_vec()))
     }
 
-    fn assemble(key: PrivateDecryptingKey, pkcs1: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
+    fn assemble(
+        key: PrivateDecryptingKey,
+        signing: KeyPair,
+        pkcs1: Zeroizing<Vec<u8>>,
+    ) -> Result<Self, KeyError> {
         let spki: PublicKeyX509Der<'_> =
             key.public_key().as_der().map_err(|_| KeyError::Generate)?;
         let public = public_key(spki.as_ref())?;
         let opening = OaepPrivateDecryptingKey::new(key).map_err(|_| KeyError::Generate)?;
-        Ok(Self { opening, pkcs1, public })
+        Ok(Self { opening, signing, pkcs1, public })
     }
 
     /// The public half.
@@ -305,6 +345,39 @@ impl PrivateKey {
         sha1_sign::sign(&self.pkcs1, context.finish().as_ref())
             .ok_or(KeyError::Impossible { reason: "the cryptographic library refuses to sign" })
     }
+
+    /// Signs `parts`, one after another: RSASSA-PSS with SHA-256 and a salt of 32 bytes, so never
+    /// twice the same. One RSA private operation.
+    ///
+    /// # Errors
+    /// [`KeyError::Impossible`] if the cryptographic library refuses.
+    pub fn sign_pss(&self, parts: &[&[u8]]) -> Result<Vec<u8>, KeyError> {
+        self.sign_sha256(&RSA_PSS_SHA256, parts)
+    }
+
+    /// Signs `parts`, one after another: PKCS #1 v1.5 with SHA-256, always the same for the same
+    /// parts. For certificates, which are then the same whenever they are made. One RSA private
+    /// operation.
+    ///
+    /// # Errors
+    /// [`KeyError::Impossible`] if the cryptographic library refuses.
+    pub fn sign_certificate(&self, parts: &[&[u8]]) -> Result<Vec<u8>, KeyError> {
+        self.sign_sha256(&RSA_PKCS1_SHA256, parts)
+    }
+
+    fn sign_sha256(
+        &self,
+        padding: &'static dyn RsaEncoding,
+        parts: &[&[u8]],
+    ) -> Result<Vec<u8>, KeyError> {
+        let mut signature = vec![0; self.signing.public_modulus_len()];
+        self.signing
+            .sign(padding, &rand::SystemRandom::new(), &parts.concat(), &mut signature)
+            .map_err(|_| KeyError::Impossible {
+                reason: "the cryptographic library refuses to sign",
+            })?;
+        Ok(signature)
+    }
 }
 
 impl fmt::Debug for PrivateKey {
@@ -335,6 +408,60 @@ mod tests {
         assert_eq!(again.open(&block).unwrap().as_slice(), b"hello");
         assert!(again.open(&block[1..]).is_err());
         assert!(again.open(&[0; 256]).is_err());
+    }
+
+    #[test]
+    fn a_pss_signature_counts_for_its_key_and_message_only() {
+        let key = PrivateKey::generate().unwrap();
+        let again = PrivateKey::from_pkcs1(key.pkcs1()).unwrap();
+        let signature = again.sign_pss(&[b"one", b"two"]).unwrap();
+        assert_ne!(key.sign_pss(&[b"onetwo"]).unwrap(), signature);
+        assert_eq!(verify_pss(key.public(), &[b"on", b"etwo"], &signature), Ok(()));
+        assert_eq!(verify_pss(key.public(), &[b"onetwO"], &signature), Err(BadSignature));
+        assert_eq!(verify_pss(key.public(), &[b"onetwo"], &signature[1..]), Err(BadSignature));
+        assert_eq!(verify_pss(key.public(), &[b"onetwo"], b""), Err(BadSignature));
+        let other = public_key(&spki(2048, 1, &[1, 0, 1])).unwrap();
+        assert_eq!(verify_pss(&other, &[b"onetwo"], &signature), Err(BadSignature));
+
+        // The other paddings are other signatures.
+        let certificate = key.sign_certificate(&[b"onetwo"]).unwrap();
+        assert_eq!(again.sign_certificate(&[b"one", b"two"]).unwrap(), certificate);
+        for signature in [certificate, key.sign(&[b"onetwo"]).unwrap()] {
+            assert_eq!(verify_pss(key.public(), &[b"onetwo"], &signature), Err(BadSignature));
+        }
+        assert_eq!(verify(key.public(), &[b"onetwo"], &signature), Err(BadSignature));
+    }
+
+    /// A signature that is right, by a key that is too small to count: made with OpenSSL 3
+    /// (`openssl dgst -sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:32`).
+    #[test]
+    fn a_small_keys_pss_signature_does_not_count() {
+        let decode = |hex: &str| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap();
+        let key = public_key(&decode(SMALL_KEY)).unwrap();
+        assert_eq!(key_bits(&key), 1024);
+        let signature = decode(SMALL_SIGNATURE);
+        assert_eq!(verify_pss(&key, &[b"onetwo"], &signature), Err(BadSignature));
+    }
+
+    const SMALL_KEY: &str = concat!(
+        "30819f300d06092a864886f70d010101050003818d0030818902818100b1c74ad0c1c44c0b80fdcc",
+        "262b5c84caf5e7cfdff7826b056004aca19deb4f60ff0f098f1f4f2633e3542afd87fe74918c20fe",
+        "b0caab2d32d5f2e3dc452ea79732a8b3e054d884ade223aa08d86501364e674101c535cd8ecc41f4",
+        "040a28e970d97546ee1aa5ce79a129e6ff59a97bdb8cd6ad2a66012ada11225e4282894655020301",
+        "0001",
+    );
+    const SMALL_SIGNATURE: &str = concat!(
+        "5a0fe6581c1aa019b3d7d01976bdd2dff1af92ccb46540f102538e2905aa457e7453923b1119c6a6",
+        "f274a6239f454cbe776b0036b1d146e3f059ff72d8aad1167897d1f9d11f13b270a6098e887afe83",
+        "ea26d5cb10f81523a57f0d6520e4205c303bb286a7a26367428b08d290aafefd23f2840927e5e44c",
+        "b85475a810d57fe0",
+    );
+
+    #[test]
+    fn a_public_key_gives_the_pkcs1_inside_it() {
+        let key = public_key(&spki(2048, 1, &[1, 0, 1])).unwrap();
+        assert!(key.der().ends_with(key_pkcs1(&key)));
+        assert_eq!(key_pkcs1(&key).len(), 270);
     }
 
     #[test]
