@@ -1,1 +1,39 @@
-//! Pinned TLS 1.3.
+//! Pinned TLS 1.3: certificates made of nodes' own keys, and who is let in by them.
+//!
+//! A key is an identity here, and a certificate is only the form in which TLS carries it. A registry
+//! is its own root, made of its sig key; it issues itself short-lived leaves, so that no handshake
+//! costs it an RSA signature. Whoever connects pins that sig key and shows a certificate signed by
+//! its own, so the handshake proves to both sides who the other is. docs/decisions/0021-tls.md says
+//! why it is like this.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`certificate`] | the certificates: a registry's root and leaves, a node's own |
+//! | [`server`] | the side that listens: its configuration, its renewal, which clients it takes |
+//! | [`client`] | the side that connects: the pin, and why a server is refused |
+//! | [`error`] | all the ways in which it fails |
+//!
+//! Deliberately absent: sockets and async code (hand the configurations to tokio-rustls), files (the
+//! keys come from outside and everything else is made of them), and the clock, as far as we need
+//! one: whoever renews a leaf says what time it is. Only rustls itself asks the system for the time,
+//! to judge a certificate's dates and a ticket's age. Nor is there any choice: TLS 1.3, AWS-LC, and
+//! never the process-wide default of rustls, which a program may have set to something else.
+
+pub mod certificate;
+pub mod client;
+pub mod error;
+pub mod server;
+
+mod crypto;
+#[cfg(test)]
+mod testing;
+
+pub use certificate::{Leaf, NodeCertificate, Root};
+pub use client::{ClientTls, Pin, presented_root};
+pub use error::{
+    ClientRefused, ServerRefused, TlsError, WrongKey, client_refused, server_refused, wrong_key,
+};
+pub use server::{ServerTls, peer_key};
+
+/// The one application protocol that is spoken inside: HTTP/2, and on it gRPC.
+pub const ALPN: &[u8] = b"h2";
