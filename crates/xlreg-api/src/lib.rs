@@ -3,6 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`proof`] | the bytes that nodes sign to show that they hold their keys |
 //! | [`v2`] | the messages, the client and the server, as generated |
 //!
 //! The service is described, call by call and field by field, in `proto/xlreg/v2/registry.proto`;
@@ -13,6 +14,8 @@
 //! does is decided by the rules in `xlreg-core`.
 
 #![forbid(unsafe_code)]
+
+pub mod proof;
 
 #[allow(
     missing_docs,
