@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`proof`] | the bytes that nodes sign to show that they hold their keys |
+//! | [`secret`] | the secrets of join tokens, as text |
 //! | [`v2`] | the messages, the client and the server, as generated |
 //!
 //! The service is described, call by call and field by field, in `proto/xlreg/v2/registry.proto`;
@@ -16,6 +17,9 @@
 #![forbid(unsafe_code)]
 
 pub mod proof;
+pub mod secret;
+
+pub use secret::TokenSecret;
 
 #[allow(
     missing_docs,
