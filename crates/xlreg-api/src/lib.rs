@@ -3,6 +3,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`invitation`] | all that a machine needs to join a cluster, in one line of text |
 //! | [`proof`] | the bytes that nodes sign to show that they hold their keys |
 //! | [`secret`] | the secrets of join tokens, as text |
 //! | [`v2`] | the messages, the client and the server, as generated |
@@ -16,9 +17,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod invitation;
 pub mod proof;
 pub mod secret;
 
+pub use invitation::Invitation;
 pub use secret::TokenSecret;
 
 #[allow(
