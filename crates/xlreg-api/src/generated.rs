@@ -416,7 +416,7 @@ pub struct JoinToken {
     pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
     #[prost(uint32, tag = "5")]
     pub max_uses: u32,
-    /// Different keys that joined with it.
+    /// How many have joined with it. Who comes back to the same rank is not counted again.
     #[prost(uint32, tag = "6")]
     pub uses: u32,
 }
@@ -427,7 +427,7 @@ pub struct CreateTokenRequest {
     /// How long it can be redeemed: one second to 366 days. Not set means a day.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// How many different keys may join with it: up to 1000. 0 means the cluster's size.
+    /// How many may join with it: up to 1000. 0 means the cluster's size.
     #[prost(uint32, tag = "3")]
     pub max_uses: u32,
     /// For people to know it by; at most 64 bytes.
@@ -490,7 +490,7 @@ pub enum ErrorReason {
     MemberNameInUse = 11,
     /// ALREADY_EXISTS: this ID is a member already, under another name.
     MemberIdInUse = 12,
-    /// INVALID_ARGUMENT: fewer endpoints than the cluster asks for, or more than are kept.
+    /// INVALID_ARGUMENT: fewer endpoints than the cluster asks for, or more than are kept (8).
     WrongEndpointCount = 13,
     /// NOT_FOUND: the caller, or the ID to expel, is no member.
     NotAMember = 14,

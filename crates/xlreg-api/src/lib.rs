@@ -3,6 +3,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | [`convert`] | from messages to the registry's own types, and back |
+//! | [`fault`] | why a request is refused: a status with a reason for programs |
 //! | [`invitation`] | all that a machine needs to join a cluster, in one line of text |
 //! | [`proof`] | the bytes that nodes sign to show that they hold their keys |
 //! | [`secret`] | the secrets of join tokens, as text |
@@ -17,10 +19,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod convert;
+pub mod fault;
 pub mod invitation;
 pub mod proof;
 pub mod secret;
 
+pub use fault::Fault;
 pub use invitation::Invitation;
 pub use secret::TokenSecret;
 

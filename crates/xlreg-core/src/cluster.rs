@@ -121,6 +121,8 @@ pub struct Event {
     pub rank: usize,
     /// The member after it; one that was expelled as it was.
     pub member: Arc<Member>,
+    /// Whether it has left, and its rank is kept for it.
+    pub left: bool,
     /// Whether the roster was complete with it.
     pub complete: bool,
 }
@@ -365,6 +367,7 @@ impl Cluster {
     #[must_use]
     pub fn with_seat(&self, rank: usize, seat: Seat, kind: EventKind, now: Time) -> Self {
         let mut cluster = self.clone();
+        let left = matches!(seat, Seat::Left(_));
         let about = seat.holder().or_else(|| self.seats.get(rank)?.holder()).cloned();
         match cluster.seats.get_mut(rank) {
             Some(place) => *place = seat,
@@ -381,9 +384,36 @@ impl Cluster {
         }
         if let Some(member) = about {
             let revision = cluster.revision;
-            cluster.events.push(Event { revision, kind, rank, member, complete });
+            cluster.events.push(Event { revision, kind, rank, member, left, complete });
         }
         cluster
+    }
+
+    /// Takes a change that a registry has told of, as a watcher does. Ranks beyond the size are no
+    /// change of this cluster, and left alone.
+    pub fn follow(&mut self, event: &Event) {
+        if event.rank >= self.size as usize {
+            return;
+        }
+        let member = Arc::clone(&event.member);
+        let seat = match (event.kind, event.left) {
+            (EventKind::Expelled, _) => Seat::Free,
+            (_, true) => Seat::Left(member),
+            (_, false) => Seat::Present(member),
+        };
+        if self.seats.len() <= event.rank {
+            self.seats.resize(event.rank + 1, Seat::Free);
+        }
+        if let Some(place) = self.seats.get_mut(event.rank) {
+            *place = seat;
+        }
+        while self.seats.last() == Some(&Seat::Free) {
+            self.seats.pop();
+        }
+        self.revision = event.revision;
+        if event.complete {
+            self.life.fill_by = None;
+        }
     }
 
     /// This cluster with one use of a token more.

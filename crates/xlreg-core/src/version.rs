@@ -18,8 +18,12 @@ pub struct Version([u8; 4]);
 pub struct VersionError;
 
 impl Version {
-    /// The version of the wire that this project speaks as a server: the last of the originals.
-    pub const CURRENT: Self = Self([1, 9, 24, 0]);
+    /// The version that this project's servers present: the first with the modern door. Clients of
+    /// the old wire take it for one that speaks the 1.9 dialect, and it does.
+    pub const CURRENT: Self = Self([2, 0, 0, 0]);
+
+    /// The first version that has the modern door.
+    pub const FIRST_OF_2: Self = Self([2, 0, 0, 0]);
 
     /// The first version that speaks the 1.9 dialect.
     pub const FIRST_OF_1_9: Self = Self([1, 9, 0, 0]);

@@ -99,6 +99,9 @@ pub struct FileLimits {
     nodes_max: Option<usize>,
     clusters_max: Option<usize>,
     members_max: Option<usize>,
+    ids_per_key_max: Option<usize>,
+    clusters_per_key_max: Option<usize>,
+    memberships_per_key_max: Option<usize>,
 }
 
 /// `[connections]`: see [`Connections`]. Times are milliseconds.
@@ -187,6 +190,21 @@ impl Config {
                     rules.clusters_max,
                 )?,
                 members_max: count("limits.members-max", limits.members_max, rules.members_max)?,
+                ids_per_key_max: count(
+                    "limits.ids-per-key-max",
+                    limits.ids_per_key_max,
+                    rules.ids_per_key_max,
+                )?,
+                clusters_per_key_max: count(
+                    "limits.clusters-per-key-max",
+                    limits.clusters_per_key_max,
+                    rules.clusters_per_key_max,
+                )?,
+                memberships_per_key_max: count(
+                    "limits.memberships-per-key-max",
+                    limits.memberships_per_key_max,
+                    rules.memberships_per_key_max,
+                )?,
             },
             connections: Connections {
                 max: count("connections.max", times.max, bounds.max)?,
@@ -255,6 +273,9 @@ mod tests {
             nodes-max = 1
             clusters-max = 2
             members-max = 3
+            ids-per-key-max = 21
+            clusters-per-key-max = 22
+            memberships-per-key-max = 23
             [connections]
             max = 4
             max-per-address = 5
@@ -268,7 +289,14 @@ mod tests {
         ";
         let ms = Duration::from_millis;
         let expected = Config {
-            limits: Limits { nodes_max: 1, clusters_max: 2, members_max: 3 },
+            limits: Limits {
+                nodes_max: 1,
+                clusters_max: 2,
+                members_max: 3,
+                ids_per_key_max: 21,
+                clusters_per_key_max: 22,
+                memberships_per_key_max: 23,
+            },
             connections: Connections {
                 max: 4,
                 max_per_address: 5,

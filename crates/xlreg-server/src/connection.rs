@@ -196,8 +196,8 @@ impl<S: Transport> Connection<S> {
                 self.story.cluster = Some(Arc::clone(cluster));
                 self.story.rank = Some(*rank);
             }
-            Ok(Outcome::Created(cluster)) => self.story.cluster = Some(Arc::clone(cluster)),
-            Ok(Outcome::Registered(_)) | Err(_) => {}
+            Ok(Outcome::Created { cluster, .. }) => self.story.cluster = Some(Arc::clone(cluster)),
+            _ => {}
         }
     }
 
@@ -220,7 +220,12 @@ impl<S: Transport> Connection<S> {
             () = self.shared.stop.cancelled() => {}
         }
         let latest = Arc::clone(&news.borrow());
-        Ok(Ok(latest))
+        // It may have come to its end meanwhile.
+        Ok(if latest.gone.is_some() {
+            Err(Refusal::unknown(showing.cluster()))
+        } else {
+            Ok(latest)
+        })
     }
 
     /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.

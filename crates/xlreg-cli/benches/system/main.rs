@@ -391,6 +391,7 @@ fn fill(dir: &Path) {
                         claimed: None,
                         fresh: NodeId::from_bytes(random()),
                         sig_key: Fingerprint::from_bytes(random()),
+                        comms_key: None,
                     };
                     engine.apply(command).await.unwrap();
                 }

@@ -220,7 +220,7 @@ async fn a_whole_session_in_both_dialects_through_pipes_of_any_width() {
             assert!(matches!(closed, Closed::Ended(End::Bye)), "{closed}");
             assert_eq!(story.dialect, Some(dialect));
             assert_eq!(story.requests, 6);
-            assert_eq!(story.cluster.unwrap().members.len(), 1);
+            assert_eq!(story.cluster.unwrap().seats.len(), 1);
             assert_eq!(story.rank, Some(0));
             assert_eq!(story.member.unwrap().name.as_str(), "m1");
         }

@@ -12,8 +12,8 @@ use xlreg::{
     ClusterId, ClusterKey, Credentials, Endpoint, Identity, Member, Name, NewCluster, NodeId,
     Registry, Version,
 };
-use xlreg_core::Command;
 use xlreg_core::limits::Limits;
+use xlreg_core::{Admission, Command};
 use xlreg_node::files::{self, Mode};
 use xlreg_proto::keys::{PrivateKey, random};
 use xlreg_proto::text::node::NODE_FILE;
@@ -90,8 +90,11 @@ impl Running {
     /// Defines a cluster that `count` members, `m0` and so on, are already in.
     pub(crate) async fn people(&self, cluster: &str, size: u32, count: usize) {
         let (cluster, fresh) = (name(cluster), ClusterId::from_bytes(random()));
-        let create =
-            Command::Create { name: cluster.clone(), attrs: 0, size, endpoint_count: 1, fresh };
+        let (new, owner) = (
+            xlreg_core::cluster::NewCluster::open(cluster.clone(), size, 1),
+            key().public().fingerprint(),
+        );
+        let create = Command::Create { new, owner, fresh, strict: false };
         self.engine.apply(create).await.unwrap();
         for number in 0..count {
             let member = Member {
@@ -103,7 +106,8 @@ impl Running {
                 endpoints: vec![endpoint(4000)],
             };
             let cluster = ClusterKey::Name(cluster.clone());
-            let join = Command::Join { cluster, member: Arc::new(member) };
+            let member = Arc::new(member);
+            let join = Command::Join { cluster, member, admission: Admission::OldWire };
             self.engine.apply(join).await.unwrap();
         }
     }
