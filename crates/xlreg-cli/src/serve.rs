@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use xlreg::{Endpoint, Name, Version};
+use xlreg_core::Fingerprint;
 use xlreg_core::limits::Limits;
 use xlreg_node::Identity;
 use xlreg_server::config::File;
@@ -61,6 +62,17 @@ pub(crate) struct Args {
     /// Keep nothing: a registry of new keys that is gone when it stops
     #[arg(long, conflicts_with = "data")]
     ephemeral: bool,
+    /// Serve the old xlReg wire, too, which has no protection against change on the way [default:
+    /// only where it listens on loopback]
+    #[arg(long, overrides_with = "no_legacy")]
+    legacy: bool,
+    /// Don't serve the old wire, not even on loopback
+    #[arg(long)]
+    no_legacy: bool,
+    /// Let the holder of this sig key do to every cluster what its owner may: the sig_key_sha256
+    /// that `xlreg id show` tells; may be given several times
+    #[arg(long = "admin", value_name = "SHA256")]
+    admins: Vec<Fingerprint>,
     /// Take all of this, and every limit, from a TOML file; flags go first
     #[arg(long, value_name = "FILE", env = "XLREG_CONFIG")]
     config: Option<PathBuf>,
@@ -114,7 +126,11 @@ fn runtime() -> std::io::Result<Runtime> {
 /// Flag, then environment (clap does those two), then file, then default.
 fn settings(args: &Args) -> anyhow::Result<Settings> {
     let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
-    let config = Config::from_file(&file)?;
+    let mut config = Config::from_file(&file)?;
+    config.access.admins.extend(&args.admins);
+    if args.legacy || args.no_legacy {
+        config.access.legacy = Some(args.legacy);
+    }
     let (listen, advertise) = addresses(args, &file)?;
     let name = match (&args.name, &file.name) {
         (Some(name), _) => Some(name.clone()),
@@ -191,7 +207,7 @@ fn advertisable(text: &str) -> Result<String, String> {
 
 async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let stop = stop_on_signals()?;
-    let Settings { listen, advertise, data, name, config } = settings;
+    let Settings { listen, advertise, data, name, mut config } = settings;
     // An ephemeral registry's directory holds its credentials alone, and goes with it.
     let scratch = match data {
         Some(_) => None,
@@ -204,7 +220,7 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let opened = tokio::task::spawn_blocking(move || open(&dir, name, durable, limits));
     let (home, engine) = opened.await??;
 
-    let mut bounds = config.connections;
+    let bounds = &mut config.connections;
     bounds.max = bounds.max.min(connections_possible(bounds.max));
     let listener = TcpListener::bind(&listen).await.map_err(|error| {
         let advice = advice_on_listening(&error);
@@ -214,7 +230,8 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let credentials = home.credentials(address, advertise.as_deref(), Version::CURRENT)?;
     let path = home.write_credentials(&credentials)?;
     let identity = home.introduce(&credentials);
-    let server = Server::new(listener, engine, home.comms_key(), identity, bounds)?;
+    let server = Server::new(listener, engine, &home.keys(), identity, &config)?;
+    tell_of_old_wire(address, server.serves_old_wire());
     let path = std::path::absolute(&path).unwrap_or(path);
     output::line(&format!("xlreg: ready on {address}, credentials in {}", path.display()))?;
     if hints {
@@ -224,6 +241,20 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let report = server.run(stop).await;
     drop(scratch);
     finish(&report)
+}
+
+/// What it means that the old wire is served, or is not.
+fn tell_of_old_wire(listen: SocketAddr, served: bool) {
+    match (served, listen.ip().is_loopback()) {
+        (true, true) => info!("the old wire is served, too, as nobody else can reach {listen}"),
+        (true, false) => warn!(
+            "the old wire is served, too (legacy): whoever is on the way can change what it says, and \
+             who gets the registry's key later can read what was said; see docs/operations/legacy.md"
+        ),
+        (false, _) => {
+            info!("the old wire is not served; clients of before version 2 need --legacy")
+        }
+    }
 }
 
 fn advice_on_listening(error: &io::Error) -> &'static str {

@@ -428,9 +428,6 @@ impl Cluster {
     /// The state of this cluster that tells watchers of its end.
     #[must_use]
     pub fn ended(&self, how: Gone) -> Self {
-        let mut cluster = self.clone();
-        cluster.revision += 1;
-        cluster.gone = Some(how);
-        cluster
+        Self { gone: Some(how), ..self.clone() }
     }
 }

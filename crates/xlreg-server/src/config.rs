@@ -3,14 +3,18 @@
 //! [`File`] is what a configuration file may say; unknown keys are refused. [`Config`] is what the
 //! server runs with. The one becomes the other in [`Config::from_file`], and nowhere else.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use thiserror::Error;
+use xlreg_core::Fingerprint;
 use xlreg_core::limits::Limits;
 use xlreg_node::files;
 use xlreg_proto::text::FILE_BYTES_MAX;
+
+use crate::rates::Rate;
 
 /// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
 /// for an answer.
@@ -23,6 +27,86 @@ pub struct Config {
     pub limits: Limits,
     /// How many connections, and how long each part of one may take.
     pub connections: Connections,
+    /// What the modern door grants.
+    pub modern: Modern,
+    /// Who may do what.
+    pub access: Access,
+}
+
+/// Bounds of the modern door. The number of connections, the time for a handshake (`hello`) and the
+/// drain are those of [`Connections`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modern {
+    /// TLS handshakes under way at once. Beyond it new ones are turned away.
+    pub handshakes_max: usize,
+    /// The same from one IP address.
+    pub handshakes_per_address_max: usize,
+    /// Connections that one sig key may have open.
+    pub connections_per_key_max: usize,
+    /// Streams that may follow a cluster for one sig key. An idle one costs a connection, or some
+    /// KiB on one that is there.
+    pub watches_per_key_max: usize,
+    /// Requests under way at once on one connection.
+    pub streams_per_connection_max: u32,
+    /// Handshakes of one IP address.
+    pub handshakes: Rate,
+    /// Requests of one sig key.
+    pub requests: Rate,
+    /// New IDs for one IP address.
+    pub registrations: Rate,
+    /// How long a connection may be silent before it is closed, unless it follows a cluster.
+    pub idle: Duration,
+    /// How long a request may wait for the store.
+    pub request: Duration,
+    /// How often a watcher of a quiet cluster is told that there is nothing new.
+    pub heartbeat: Duration,
+    /// How long a watcher may take nothing in before its connection is cut off.
+    pub stall: Duration,
+    /// How long the owner of a cluster that lives as long as its owner is connected may be away.
+    pub owner_grace: Duration,
+}
+
+impl Default for Modern {
+    fn default() -> Self {
+        Self {
+            handshakes_max: 1024,
+            handshakes_per_address_max: 256,
+            connections_per_key_max: 1024,
+            watches_per_key_max: 1024,
+            streams_per_connection_max: 128,
+            handshakes: Rate { per_second: 500, burst: 2000 },
+            requests: Rate { per_second: 500, burst: 2000 },
+            registrations: Rate { per_second: 100, burst: 2000 },
+            idle: Duration::from_secs(300),
+            request: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(30),
+            stall: Duration::from_secs(10),
+            owner_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Whether the old wire is served; unless it is said, only where the registry listens on
+    /// loopback. That wire has no protection against change on the way and no forward secrecy.
+    pub legacy: Option<bool>,
+    /// Sig keys, by fingerprint, that may do to every cluster what its owner may.
+    pub admins: BTreeSet<Fingerprint>,
+    /// Which clusters are listed to whom.
+    pub listing: Listed,
+}
+
+/// Which clusters a key that is no administrator is listed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Listed {
+    /// All of the registry's.
+    #[default]
+    All,
+    /// Those that it owns or is a member of.
+    Own,
 }
 
 /// Bounds on connections.
@@ -90,6 +174,43 @@ pub struct File {
     /// `[connections]`
     #[serde(default)]
     pub connections: FileConnections,
+    /// `[modern]`
+    #[serde(default)]
+    pub modern: FileModern,
+    /// `[access]`
+    #[serde(default)]
+    pub access: FileAccess,
+}
+
+/// `[modern]`: see [`Modern`]. Times are milliseconds; rates are a number a second, and a burst.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FileModern {
+    handshakes_max: Option<usize>,
+    handshakes_per_address_max: Option<usize>,
+    connections_per_key_max: Option<usize>,
+    watches_per_key_max: Option<usize>,
+    streams_per_connection_max: Option<u32>,
+    handshakes_per_second: Option<u32>,
+    handshakes_burst: Option<u32>,
+    requests_per_second: Option<u32>,
+    requests_burst: Option<u32>,
+    registrations_per_second: Option<u32>,
+    registrations_burst: Option<u32>,
+    idle_ms: Option<u64>,
+    request_ms: Option<u64>,
+    heartbeat_ms: Option<u64>,
+    stall_ms: Option<u64>,
+    owner_grace_ms: Option<u64>,
+}
+
+/// `[access]`: see [`Access`].
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FileAccess {
+    legacy: Option<bool>,
+    admins: Option<Vec<String>>,
+    listing: Option<Listed>,
 }
 
 /// `[limits]`: see [`Limits`].
@@ -146,6 +267,14 @@ pub enum ConfigError {
         /// What it is.
         got: u64,
     },
+    /// An administrator is no fingerprint.
+    #[error(
+        "access.admins has {got:?}, which is no fingerprint of a key: `xlreg id show` tells it as sig_key_sha256"
+    )]
+    Admin {
+        /// What it has.
+        got: String,
+    },
     /// A value makes no sense.
     #[error(
         "{key} is 0, and nothing could ever be served; leave it out for the default, {default}"
@@ -180,8 +309,10 @@ impl Config {
     /// [`ConfigError::Zero`] for a zero where nothing could be served with it.
     pub fn from_file(file: &File) -> Result<Self, ConfigError> {
         let (limits, times) = (&file.limits, &file.connections);
-        let Self { limits: rules, connections: bounds } = Self::default();
+        let Self { limits: rules, connections: bounds, .. } = Self::default();
         Ok(Self {
+            modern: modern(&file.modern)?,
+            access: access(&file.access)?,
             limits: Limits {
                 nodes_max: count("limits.nodes-max", limits.nodes_max, rules.nodes_max)?,
                 clusters_max: count(
@@ -223,6 +354,83 @@ impl Config {
                 drain: times.drain_ms.map_or(bounds.drain, Duration::from_millis),
             },
         })
+    }
+}
+
+fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
+    let default = Modern::default();
+    let rate = |per_second: (&'static str, Option<u32>),
+                burst: (&'static str, Option<u32>),
+                rate: Rate| {
+        Ok::<_, ConfigError>(Rate {
+            per_second: small(per_second.0, per_second.1, rate.per_second)?,
+            burst: small(burst.0, burst.1, rate.burst)?,
+        })
+    };
+    Ok(Modern {
+        handshakes_max: count(
+            "modern.handshakes-max",
+            file.handshakes_max,
+            default.handshakes_max,
+        )?,
+        handshakes_per_address_max: count(
+            "modern.handshakes-per-address-max",
+            file.handshakes_per_address_max,
+            default.handshakes_per_address_max,
+        )?,
+        connections_per_key_max: count(
+            "modern.connections-per-key-max",
+            file.connections_per_key_max,
+            default.connections_per_key_max,
+        )?,
+        watches_per_key_max: count(
+            "modern.watches-per-key-max",
+            file.watches_per_key_max,
+            default.watches_per_key_max,
+        )?,
+        streams_per_connection_max: small(
+            "modern.streams-per-connection-max",
+            file.streams_per_connection_max,
+            default.streams_per_connection_max,
+        )?,
+        handshakes: rate(
+            ("modern.handshakes-per-second", file.handshakes_per_second),
+            ("modern.handshakes-burst", file.handshakes_burst),
+            default.handshakes,
+        )?,
+        requests: rate(
+            ("modern.requests-per-second", file.requests_per_second),
+            ("modern.requests-burst", file.requests_burst),
+            default.requests,
+        )?,
+        registrations: rate(
+            ("modern.registrations-per-second", file.registrations_per_second),
+            ("modern.registrations-burst", file.registrations_burst),
+            default.registrations,
+        )?,
+        idle: time("modern.idle-ms", file.idle_ms, default.idle)?,
+        request: time("modern.request-ms", file.request_ms, default.request)?,
+        heartbeat: time("modern.heartbeat-ms", file.heartbeat_ms, default.heartbeat)?,
+        stall: time("modern.stall-ms", file.stall_ms, default.stall)?,
+        // This may be 0: clusters go at once.
+        owner_grace: file.owner_grace_ms.map_or(default.owner_grace, Duration::from_millis),
+    })
+}
+
+fn access(file: &FileAccess) -> Result<Access, ConfigError> {
+    let admins = file.admins.iter().flatten();
+    let admin = |text: &String| text.parse().map_err(|_| ConfigError::Admin { got: text.clone() });
+    Ok(Access {
+        legacy: file.legacy,
+        admins: admins.map(admin).collect::<Result<_, _>>()?,
+        listing: file.listing.unwrap_or_default(),
+    })
+}
+
+fn small(key: &'static str, given: Option<u32>, default: u32) -> Result<u32, ConfigError> {
+    match given {
+        Some(0) => Err(ConfigError::Zero { key, default: default.into() }),
+        given => Ok(given.unwrap_or(default)),
     }
 }
 
@@ -286,6 +494,27 @@ mod tests {
             session-ms = 10
             hold-ms = 0
             drain-ms = 0
+            [modern]
+            handshakes-max = 31
+            handshakes-per-address-max = 32
+            connections-per-key-max = 33
+            watches-per-key-max = 34
+            streams-per-connection-max = 35
+            handshakes-per-second = 36
+            handshakes-burst = 37
+            requests-per-second = 38
+            requests-burst = 39
+            registrations-per-second = 40
+            registrations-burst = 41
+            idle-ms = 42
+            request-ms = 43
+            heartbeat-ms = 44
+            stall-ms = 45
+            owner-grace-ms = 0
+            [access]
+            legacy = true
+            admins = ['abababababababababababababababababababababababababababababababab']
+            listing = 'own'
         ";
         let ms = Duration::from_millis;
         let expected = Config {
@@ -308,6 +537,26 @@ mod tests {
                 hold: ms(0),
                 drain: ms(0),
             },
+            modern: Modern {
+                handshakes_max: 31,
+                handshakes_per_address_max: 32,
+                connections_per_key_max: 33,
+                watches_per_key_max: 34,
+                streams_per_connection_max: 35,
+                handshakes: Rate { per_second: 36, burst: 37 },
+                requests: Rate { per_second: 38, burst: 39 },
+                registrations: Rate { per_second: 40, burst: 41 },
+                idle: ms(42),
+                request: ms(43),
+                heartbeat: ms(44),
+                stall: ms(45),
+                owner_grace: ms(0),
+            },
+            access: Access {
+                legacy: Some(true),
+                admins: [Fingerprint::from_bytes([0xab; 32])].into(),
+                listing: Listed::Own,
+            },
         };
         assert_eq!(parse(text), Ok(expected));
     }
@@ -324,6 +573,9 @@ mod tests {
             "[limits]\nnodes-max = 0",
             "[limits]\nrooms = 1",
             "[tls]",
+            "[modern]\nrequests-per-second = 0",
+            "[access]\nadmins = ['me']",
+            "[access]\nlisting = 'some'",
             "=",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

@@ -75,6 +75,9 @@ pub(crate) enum Closed {
     /// What came is no message.
     #[error("{0}")]
     TooLong(#[from] TooLong),
+    /// The client speaks the old wire, and it is not served.
+    #[error("the old wire is not served here")]
+    Shut,
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -110,6 +113,8 @@ impl Transport for TcpStream {
 /// A client's connection.
 pub(crate) struct Connection<S> {
     stream: S,
+    /// What has been read of its hello already.
+    start: Vec<u8>,
     shared: Arc<Shared>,
     /// When the session as a whole must be over.
     end: Instant,
@@ -117,9 +122,10 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: Transport> Connection<S> {
-    pub(crate) fn new(stream: S, shared: Arc<Shared>) -> Self {
+    /// A connection whose first bytes, as many as a hello has at most, are `start`.
+    pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>) -> Self {
         let end = Instant::now() + shared.bounds.session;
-        Self { stream, shared, end, story: Story::default() }
+        Self { stream, start, shared, end, story: Story::default() }
     }
 
     /// Serves the client until one of us has had enough.
@@ -231,7 +237,7 @@ impl<S: Transport> Connection<S> {
     /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.
     async fn read_hello(&mut self, by: &Deadline) -> Result<Vec<u8>, Closed> {
         let wanted = self.shared.hello_bytes;
-        let mut packet = Vec::new();
+        let mut packet = std::mem::take(&mut self.start);
         while packet.len() < wanted {
             // Room for one byte too many shows whether there is one.
             packet.reserve_exact(wanted + 1 - packet.len());

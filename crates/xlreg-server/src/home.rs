@@ -9,10 +9,11 @@ use xlreg_core::endpoint::EndpointError;
 use xlreg_core::{Endpoint, Member, Name, NodeId, Version};
 use xlreg_node::files::{self, Mode};
 use xlreg_node::{Identity, IdentityError};
-use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::session;
 use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{Credentials, FileId};
+
+use crate::server::Keys;
 
 /// The credentials' file, under the name that the originals give it.
 const CREDENTIALS_FILE: &str = "regCred.dat";
@@ -128,10 +129,11 @@ impl Home {
         self.id
     }
 
-    /// The key that opens hellos.
+    /// The registry's keys.
     #[must_use]
-    pub fn comms_key(&self) -> &Arc<PrivateKey> {
-        self.identity.comms_key()
+    pub fn keys(&self) -> Keys {
+        let (comms, sig) = (self.identity.comms_key(), self.identity.sig_key());
+        Keys { comms: Arc::clone(comms), sig: Arc::clone(sig) }
     }
 
     /// The credentials of this registry, listening on `listen`, reached at `advertise`: `HOST` or

@@ -6,24 +6,37 @@
 //! | [`home`] | the data directory: who this registry is, and its credentials |
 //! | [`local`] | a registry within a program, for launchers and tests |
 //! | [`server`] | the listener: accept within limits, serve, drain |
-//! | `connection` | one client from its hello to its end |
+//! | `door` | which wire a client speaks, told by its first bytes |
+//! | `connection` | one client of the old wire, from its hello to its end |
+//! | `modern` | one client of the modern door: TLS, HTTP/2, who it is |
+//! | `service` | each call of `xlreg.v2.Registry`, as a command or a question |
+//! | `watching` | following a cluster: what a watcher is told, and when it is given up |
+//! | `lifetimes` | ending clusters whose time is over |
+//! | `rates`, `tally` | how often, and how much at once |
 //! | [`pool`] | the threads that open hellos, and the bound on that work |
 //!
 //! Invariants: an answer to a command goes out only after the engine has answered it. Whatever
 //! waits, waits under a deadline; whatever queues, queues up to a bound. No RSA private operation
 //! runs on an async thread. What a request means is `xlreg-proto`'s business, what it leads to
-//! `xlreg-core`'s, and what lasts `xlreg-store`'s; TLS and gRPC are not here yet.
+//! `xlreg-core`'s, and what lasts `xlreg-store`'s.
 
 #![forbid(unsafe_code)]
 
 pub mod config;
 mod connection;
+mod door;
 pub mod home;
+mod lifetimes;
 pub mod local;
+mod modern;
 pub mod pool;
+pub mod rates;
 pub mod server;
+mod service;
+mod tally;
+mod watching;
 
 pub use config::Config;
 pub use home::{Home, HomeError};
 pub use local::{LocalServer, LocalServerError};
-pub use server::{Report, Server};
+pub use server::{Keys, Report, Server, StartError};

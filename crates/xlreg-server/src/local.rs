@@ -14,7 +14,7 @@ use xlreg_store::Engine;
 
 use crate::config::Config;
 use crate::home::{Home, HomeError};
-use crate::server::{Report, Server};
+use crate::server::{Report, Server, StartError};
 
 /// A registry that serves, on a free port of 127.0.0.1, as long as it is not stopped.
 #[derive(Debug)]
@@ -27,9 +27,12 @@ pub struct LocalServer {
 /// A registry within a program that can't be started.
 #[derive(Debug, Error)]
 pub enum LocalServerError {
-    /// No port, or no thread.
+    /// No port.
     #[error("starting a registry on 127.0.0.1: {0}")]
     Io(#[from] io::Error),
+    /// No thread, or no certificate.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// It has no credentials.
     #[error(transparent)]
     Home(#[from] HomeError),
@@ -42,10 +45,11 @@ impl LocalServer {
     /// [`LocalServerError`] if the system grants no port or thread.
     pub async fn start(home: &Home, engine: Arc<dyn Engine>) -> Result<Self, LocalServerError> {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
-        Self::start_on(listener, home, engine)
+        Self::start_on(listener, home, engine, &Config::default())
     }
 
-    /// The same on a listener that is there already, for one that comes back where it was. Must be
+    /// The same on a listener that is there already, for one that comes back where it was, or with
+    /// limits of its own. Must be
     /// called within a tokio runtime, which it serves on.
     ///
     /// # Errors
@@ -54,10 +58,11 @@ impl LocalServer {
         listener: TcpListener,
         home: &Home,
         engine: Arc<dyn Engine>,
+        config: &Config,
     ) -> Result<Self, LocalServerError> {
         let credentials = home.credentials(listener.local_addr()?, None, Version::CURRENT)?;
-        let (key, identity) = (home.comms_key(), home.introduce(&credentials));
-        let server = Server::new(listener, engine, key, identity, Config::default().connections)?;
+        let identity = home.introduce(&credentials);
+        let server = Server::new(listener, engine, &home.keys(), identity, config)?;
         let stop = CancellationToken::new();
         let server = tokio::spawn(server.run(stop.clone()));
         Ok(Self { credentials, stop, server })

@@ -1,36 +1,70 @@
 //! The listener: accepts within limits, serves, and drains.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
+use thiserror::Error;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::field::display;
 use tracing::{debug, info, warn};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::session::{End, Identity};
 use xlreg_store::{Engine, StoreError};
+use xlreg_tls::{ServerTls, TlsError};
 
-use crate::config::Connections;
+use crate::config::Config;
 use crate::connection::{Closed, Connection, Shared, Story};
+use crate::door::{Door, Rewound};
+use crate::lifetimes::{self, Presence};
+use crate::modern::{self, Front, Over, Peer};
 use crate::pool::Pool;
+use crate::rates::Rates;
+use crate::tally::Tally;
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors. Sessions under way go on and free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often to look whether the leaf certificate must be renewed. It lasts for hours; but a
+/// machine may have been suspended.
+const RENEWAL_LOOK: Duration = Duration::from_secs(60);
+
 /// A server about to run.
 pub struct Server {
     listener: TcpListener,
+    /// What sessions of the old wire share.
     shared: Arc<Shared>,
+    /// The modern door.
+    front: Front,
     counters: Arc<Counters>,
+}
+
+/// The registry's own keys.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// What opens hellos of the old wire.
+    pub comms: Arc<PrivateKey>,
+    /// What signs its certificates.
+    pub sig: Arc<PrivateKey>,
+}
+
+/// A server that can't be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The operating system grants no threads, or does not say where it listens.
+    #[error("starting the server: {0}")]
+    Io(#[from] io::Error),
+    /// No certificate could be made.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// What a server did.
@@ -54,31 +88,62 @@ struct Counters {
     turned_away: AtomicU64,
     completed: AtomicU64,
     /// Connections at once, for each address that has any.
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Tally<IpAddr>,
+    /// Whether somebody has come to the old door, and found it shut.
+    knocked: AtomicBool,
 }
 
 impl Server {
-    /// A server on `listener` for the registry that `engine` keeps and `comms_key` opens hellos
-    /// for. `identity` is what it says of itself.
+    /// A server on `listener` for the registry that `engine` keeps and that has these `keys`.
+    /// `identity` is what it says of itself. Makes a certificate, which takes a millisecond.
     ///
     /// # Errors
-    /// What the operating system says if it grants no threads.
+    /// [`StartError`] if the operating system grants no threads, or no certificate can be made.
     pub fn new(
         listener: TcpListener,
         engine: Arc<dyn Engine>,
-        comms_key: &Arc<PrivateKey>,
+        keys: &Keys,
         identity: Identity,
-        bounds: Connections,
-    ) -> io::Result<Self> {
+        config: &Config,
+    ) -> Result<Self, StartError> {
+        let listen = listener.local_addr()?;
+        let legacy = config.access.legacy.unwrap_or(listen.ip().is_loopback());
+        let identity = Arc::new(identity);
+        let mut hosts = vec![listen.ip().to_string()];
+        hosts.extend(identity.entry.endpoints.iter().map(|at| at.host().to_owned()));
+        let id = identity.entry.id;
+        let tls = ServerTls::new(Arc::clone(&keys.sig), id, hosts, SystemTime::now())?;
+        let stop = CancellationToken::new();
+        let front = Front::new(modern::Shared {
+            engine: Arc::clone(&engine),
+            identity: Arc::clone(&identity),
+            tls: Arc::new(tls),
+            bounds: config.modern,
+            access: config.access.clone(),
+            legacy,
+            presence: Presence::new(engine.clock().clone()),
+            handshakes: Tally::default(),
+            handshake_rates: Rates::new(config.modern.handshakes),
+            request_rates: Rates::new(config.modern.requests),
+            registration_rates: Rates::new(config.modern.registrations),
+            watches: Tally::default(),
+            stop: stop.clone(),
+        });
         let shared = Shared {
             engine,
-            pool: Pool::start(comms_key)?,
-            identity: Arc::new(identity),
-            hello_bytes: comms_key.block_bytes(),
-            bounds,
-            stop: CancellationToken::new(),
+            pool: Pool::start(&keys.comms)?,
+            identity,
+            hello_bytes: keys.comms.block_bytes(),
+            bounds: config.connections,
+            stop,
         };
-        Ok(Self { listener, shared: Arc::new(shared), counters: Arc::default() })
+        Ok(Self { listener, shared: Arc::new(shared), front, counters: Arc::default() })
+    }
+
+    /// Whether the old wire is served.
+    #[must_use]
+    pub fn serves_old_wire(&self) -> bool {
+        self.front.shared.legacy
     }
 
     /// Serves until `stop` is cancelled or the store fails; then ceases to accept, lets each
@@ -87,15 +152,23 @@ impl Server {
     pub async fn run(self, stop: CancellationToken) -> Report {
         let mut sessions = JoinSet::new();
         let engine = Arc::clone(&self.shared.engine);
+        let modern::Shared { presence, bounds, tls, .. } = &*self.front.shared;
+        let mut chores = JoinSet::new();
+        let expiring = lifetimes::run(Arc::clone(&engine), presence.clone(), bounds.owner_grace);
+        chores.spawn(expiring);
+        chores.spawn(renew(Arc::clone(tls)));
+        self.front.serving().await;
         let failure = tokio::select! {
             () = self.accept_all(&mut sessions) => None,
             () = stop.cancelled() => None,
             failure = engine.failure() => Some(failure),
         };
-        let Self { listener, shared, counters } = self;
+        let Self { listener, shared, front, counters } = self;
         drop(listener);
+        front.stopping().await;
         shared.stop.cancel();
         let aborted = drain(&mut sessions, shared.bounds.drain).await;
+        chores.shutdown().await;
         let closed = engine.close().await;
         Report {
             accepted: counters.accepted.load(Ordering::Relaxed),
@@ -136,7 +209,7 @@ impl Server {
     ) {
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let max = self.shared.bounds.max_per_address;
-        let Some(place) = Place::take(&self.counters, peer.ip(), max) else {
+        let Some(place) = self.counters.addresses.take(peer.ip(), max) else {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
             debug!(%peer, "turned away: {max} connections from this address are open");
             return;
@@ -144,54 +217,111 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%peer, %error, "answers may be delayed: TCP_NODELAY failed");
         }
-        let connection = Connection::new(stream, Arc::clone(&self.shared));
+        let (shared, front) = (Arc::clone(&self.shared), self.front.clone());
         let counters = Arc::clone(&self.counters);
-        let session = async move {
-            let (story, closed) = connection.run().await;
-            if matches!(closed, Closed::Ended(End::Bye)) {
-                counters.completed.fetch_add(1, Ordering::Relaxed);
-            }
-            tell(number, peer, &story, &closed);
+        sessions.spawn(async move {
+            Guest { number, peer, shared, front, counters }.serve(stream).await;
             drop((place, permit));
-        };
-        sessions.spawn(session);
+        });
     }
 }
 
-/// A connection's place among those of its address; freed when dropped.
-struct Place {
+/// A client that has been accepted, and what it meets.
+struct Guest {
+    number: u64,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    front: Front,
     counters: Arc<Counters>,
-    address: IpAddr,
 }
 
-impl Place {
-    fn take(counters: &Arc<Counters>, address: IpAddr, max: usize) -> Option<Self> {
-        let mut addresses = counters.lock_addresses();
-        let taken = addresses.entry(address).or_insert(0);
-        if *taken >= max {
-            return None;
+impl Guest {
+    async fn serve(self, mut stream: TcpStream) {
+        let Self { number, peer, .. } = self;
+        let hello = self.shared.bounds.hello;
+        let by = Instant::now() + hello;
+        let opening = tokio::select! {
+            opening = timeout_at(by, self.first_bytes(&mut stream)) => opening,
+            () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
+        };
+        let late = Closed::Late { waited_for: "hello", allowed: hello };
+        let completed = match opening.unwrap_or(Err(late)) {
+            Ok((Door::Modern, start)) => {
+                let (who, over) = self.front.serve(Rewound::new(start, stream), peer, by).await;
+                tell_modern(number, peer, who.as_deref(), &over);
+                matches!(over, Over::Ended)
+            }
+            Ok((_, start)) if self.front.shared.legacy => {
+                let connection = Connection::new(stream, start, Arc::clone(&self.shared));
+                let (story, closed) = connection.run().await;
+                tell(number, peer, &story, &closed);
+                matches!(closed, Closed::Ended(End::Bye))
+            }
+            Ok(_) => {
+                if !self.counters.knocked.swap(true, Ordering::Relaxed) {
+                    warn!(
+                        %peer,
+                        "a client of the old wire, or a port scan, was turned away; --legacy would \
+                         serve it. This is told once"
+                    );
+                }
+                tell(number, peer, &Story::default(), &Closed::Shut);
+                false
+            }
+            Err(closed) => {
+                tell(number, peer, &Story::default(), &closed);
+                false
+            }
+        };
+        if completed {
+            self.counters.completed.fetch_add(1, Ordering::Relaxed);
         }
-        *taken += 1;
-        Some(Self { counters: Arc::clone(counters), address })
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut addresses = self.counters.lock_addresses();
-        if let Some(taken) = addresses.get_mut(&self.address) {
-            *taken -= 1;
-            if *taken == 0 {
-                addresses.remove(&self.address);
+    /// Reads until it is clear what the client speaks, at most as much as an old hello has.
+    async fn first_bytes(&self, stream: &mut TcpStream) -> Result<(Door, Vec<u8>), Closed> {
+        let mut bytes = Vec::new();
+        loop {
+            // With room for one too many, which shows that a hello was sent with more behind it.
+            bytes.reserve_exact(self.shared.hello_bytes + 1 - bytes.len());
+            match stream.read_buf(&mut bytes).await {
+                Ok(0) => return Err(Closed::HungUp),
+                Ok(_) => {}
+                Err(error) => return Err(Closed::Broken(error)),
+            }
+            match Door::of(&bytes) {
+                Door::Unknown => {}
+                door => return Ok((door, bytes)),
             }
         }
     }
 }
 
-impl Counters {
-    fn lock_addresses(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
-        // Nothing under this lock panics, so a poisoned one holds sound counts all the same.
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+/// Renews the certificate when it is time to. That costs an RSA operation, so it is done elsewhere.
+async fn renew(tls: Arc<ServerTls>) {
+    loop {
+        tokio::time::sleep(RENEWAL_LOOK).await;
+        let tls = Arc::clone(&tls);
+        let renewed = tokio::task::spawn_blocking(move || tls.renew_if_due(SystemTime::now()));
+        match renewed.await {
+            Ok(Ok(true)) => info!("the TLS certificate was renewed"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => {
+                warn!(%error, "the TLS certificate could not be renewed; trying again")
+            }
+            Err(error) => warn!(%error, "renewing the TLS certificate broke off; trying again"),
+        }
+    }
+}
+
+/// A connection's story in a line.
+fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over) {
+    let key = who.map(|who| display(who.print()));
+    match over {
+        Over::Stalled | Over::Connections(_) => {
+            info!(session = number, %peer, key, "connection over: {over}");
+        }
+        _ => debug!(session = number, %peer, key, "connection over: {over}"),
     }
 }
 
@@ -216,7 +346,11 @@ fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed) {
         Closed::Store(_) => story!(warn),
         // Nobody need know of these, or every port scan would fill the log; unless there is
         // something to know.
-        Closed::Ended(End::Bye) | Closed::HungUp | Closed::Broken(_) | Closed::Stopping
+        Closed::Ended(End::Bye)
+        | Closed::HungUp
+        | Closed::Broken(_)
+        | Closed::Shut
+        | Closed::Stopping
             if !changed =>
         {
             story!(debug);

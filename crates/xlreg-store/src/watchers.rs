@@ -61,7 +61,7 @@ impl Watchers {
             let gone = cluster.gone.is_some();
             // Several may publish at once, and the later change first: revisions tell.
             channel.send_if_modified(|known| {
-                let newer = cluster.revision > known.revision;
+                let newer = gone || cluster.revision > known.revision;
                 if newer {
                     *known = Arc::clone(cluster);
                 }

@@ -89,7 +89,7 @@ impl Host {
     /// A connection just accepted, over a pipe that holds `bytes` each way.
     fn accept(&self, bytes: usize) -> (DuplexStream, JoinHandle<(Story, Closed)>) {
         let (near, far) = duplex(bytes);
-        let connection = Connection::new(far, Arc::clone(&self.0));
+        let connection = Connection::new(far, Vec::new(), Arc::clone(&self.0));
         (near, tokio::spawn(connection.run()))
     }
 

@@ -16,7 +16,7 @@ use xlreg_proto::keys::{PrivateKey, random};
 use xlreg_proto::message::{Claim, Reply, Request};
 use xlreg_proto::session::Identity;
 use xlreg_server::config::Connections;
-use xlreg_server::{Report, Server};
+use xlreg_server::{Config, Keys, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
 
 /// The registry's ID.
@@ -54,7 +54,9 @@ impl Running {
             endpoints: vec![address.to_string().parse().unwrap()],
         });
         let identity = Identity { version: Version::CURRENT, entry };
-        let server = Server::new(listener, engine, key(), identity, bounds).unwrap();
+        let keys = Keys { comms: Arc::clone(key()), sig: Arc::clone(key()) };
+        let config = Config { connections: bounds, ..Config::default() };
+        let server = Server::new(listener, engine, &keys, identity, &config).unwrap();
         let stop = CancellationToken::new();
         let report = tokio::spawn(server.run(stop.clone()));
         Self { address, stop, report }

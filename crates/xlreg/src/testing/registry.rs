@@ -11,7 +11,7 @@ use xlreg_core::Version;
 use xlreg_core::limits::Limits;
 use xlreg_launch::port::Port;
 use xlreg_node::files::{self, Durability, Mode};
-use xlreg_server::{Home, LocalServer};
+use xlreg_server::{Config, Home, LocalServer};
 use xlreg_store::{Engine, LocalEngine};
 
 use super::error::TestError;
@@ -146,6 +146,6 @@ impl Host {
         let listener = TcpListener::bind(self.port.address()).await;
         let listener = listener.map_err(|error| TestError::io("starting a registry", error))?;
         let engine: Arc<dyn Engine> = Arc::clone(&self.engine) as _;
-        Ok(LocalServer::start_on(listener, &self.home, engine)?)
+        Ok(LocalServer::start_on(listener, &self.home, engine, &Config::default())?)
     }
 }

@@ -19,7 +19,7 @@ use xlreg_proto::keys::{PrivateKey, random};
 use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{FileId, NodeFile};
 use xlreg_server::config::Connections;
-use xlreg_server::{Home, Report, Server};
+use xlreg_server::{Config, Home, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
 
 /// Long enough for anything that works.
@@ -74,9 +74,9 @@ impl Running {
     ) -> Self {
         let credentials = credentials(listener.local_addr().unwrap());
         let identity = home().introduce(&credentials);
+        let config = Config { connections: bounds, ..Config::default() };
         let server =
-            Server::new(listener, Arc::clone(&engine), home().comms_key(), identity, bounds)
-                .unwrap();
+            Server::new(listener, Arc::clone(&engine), &home().keys(), identity, &config).unwrap();
         let stop = CancellationToken::new();
         let report = tokio::spawn(server.run(stop.clone()));
         Self { engine, registry: Registry::new(credentials), stop, report }

@@ -1,0 +1,79 @@
+//! How often somebody may do something.
+
+use std::fmt;
+use std::hash::Hash;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+/// After so many questions, those who have been quiet for long enough are forgotten.
+const SWEEP: u32 = 4096;
+
+/// A rate: so many a second in the long run, so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once, after a while of quiet.
+    pub burst: u32,
+}
+
+/// Holds each `K` to a rate.
+pub(crate) struct Rates<K: Hash + Eq + Clone> {
+    limiter: RateLimiter<K, HashMapStateStore<K>, DefaultClock>,
+    clock: DefaultClock,
+    asked: AtomicU32,
+}
+
+impl<K: Hash + Eq + Clone> Rates<K> {
+    pub(crate) fn new(rate: Rate) -> Self {
+        let at_least_one = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        let quota =
+            Quota::per_second(at_least_one(rate.per_second)).allow_burst(at_least_one(rate.burst));
+        let clock = DefaultClock::default();
+        Self { limiter: RateLimiter::hashmap(quota), clock, asked: AtomicU32::new(0) }
+    }
+
+    /// Counts one, or says how long to wait for it.
+    pub(crate) fn check(&self, key: &K) -> Result<(), Duration> {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
+            self.limiter.retain_recent();
+        }
+        self.limiter.check_key(key).map_err(|early| early.wait_time_from(self.clock.now()))
+    }
+}
+
+impl<K: Hash + Eq + Clone> fmt::Debug for Rates<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rates").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_is_granted_and_then_the_wait_is_told() {
+        let rates = Rates::new(Rate { per_second: 1, burst: 3 });
+        for _ in 0..3 {
+            assert_eq!(rates.check(&"a"), Ok(()));
+        }
+        let wait = rates.check(&"a").unwrap_err();
+        assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!(rates.check(&"b"), Ok(()));
+    }
+
+    #[test]
+    fn strangers_are_forgotten() {
+        let rates = Rates::new(Rate { per_second: 1_000_000, burst: 1 });
+        for stranger in 0..3 * SWEEP {
+            assert_eq!(rates.check(&stranger), Ok(()));
+        }
+        assert!(rates.limiter.len() <= SWEEP as usize + 1, "{}", rates.limiter.len());
+    }
+}

@@ -1,0 +1,561 @@
+//! `xlreg.v2.Registry`: each call translated into a command or a question, and back.
+//!
+//! Nothing is decided here but who asks: the key that the handshake proved.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+use xlreg_api::convert::{self, Detail};
+use xlreg_api::fault::Fault;
+use xlreg_api::secret::TokenSecret;
+use xlreg_api::v2::registry_server::Registry;
+use xlreg_api::{proof, v2};
+use xlreg_core::admission::{Label, TokenDigest, TokenProof};
+use xlreg_core::limits::LABEL_BYTES_MAX;
+use xlreg_core::registry::{Actor, NewToken, Outcome, Who};
+use xlreg_core::{
+    Admission, Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Name, NodeId,
+    PublicKey, TokenId,
+};
+use xlreg_proto::keys::{key_bits, random, verify_pss};
+use xlreg_store::ApplyError;
+use xlreg_store::engine::{Listing, Node};
+
+use crate::config::Listed;
+use crate::modern::{Peer, Shared, limited};
+use crate::watching;
+
+/// Clusters in a page, unless the caller asks for fewer or more, and at most.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+
+/// How long a token lasts unless its owner says so, and at most.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// The service; one for all connections.
+#[derive(Clone)]
+pub(crate) struct Api {
+    shared: Arc<Shared>,
+}
+
+/// Who asks, and what the registry knows of it.
+struct Caller {
+    peer: Arc<Peer>,
+    key: Fingerprint,
+    node: Node,
+    admin: bool,
+}
+
+impl Caller {
+    fn actor(&self) -> Actor {
+        Actor { sig_key: self.key, admin: self.admin }
+    }
+
+    fn who(&self, name: &str) -> Result<Who, Fault> {
+        Ok(Who { sig_key: self.key, name: convert::optional_name("name", name)? })
+    }
+
+    /// What it may see of a cluster.
+    fn sees(&self, cluster: &Cluster) -> Detail {
+        Detail { members: true, keys: self.actor().commands(cluster) }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
+        // Every request comes in by the entrance, which knows whose it is.
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let peer = peer.ok_or_else(|| Fault::field("connection", "unknown"))?;
+        let key = peer.print();
+        let node = self.in_time(self.shared.engine.node(&key)).await?;
+        if node.retired {
+            return Err(xlreg_core::Refusal::KeyRetired.into());
+        }
+        let admin = self.shared.access.admins.contains(&key);
+        Ok(Caller { peer, key, node, admin })
+    }
+
+    async fn apply(&self, command: Command) -> Result<Outcome, Fault> {
+        self.in_time(self.shared.engine.apply(command)).await
+    }
+
+    async fn find(&self, key: &ClusterKey) -> Result<Arc<Cluster>, Fault> {
+        self.in_time(self.shared.engine.find(key)).await
+    }
+
+    /// What the engine answers, if it does so in time. What it does goes on in any case.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, ApplyError>>,
+    ) -> Result<T, Fault> {
+        let late = || {
+            let message = "the registry's store has not answered; ask again later";
+            Fault::new(v2::ErrorReason::StoreFailed, message)
+        };
+        match timeout(self.shared.bounds.request, answer).await {
+            Ok(answered) => answered.map_err(fault),
+            Err(_) => Err(late()),
+        }
+    }
+
+    /// The cluster that a command has changed.
+    async fn change(&self, command: Command) -> Result<Arc<Cluster>, Fault> {
+        match self.apply(command).await? {
+            Outcome::Changed(cluster) | Outcome::Ended(cluster) => Ok(cluster),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn registry_print(&self) -> Fingerprint {
+        self.shared.identity.entry.sig_key.fingerprint()
+    }
+
+    /// Checks that whoever holds `comms` agrees to be known by `sig`.
+    fn check_comms(
+        &self,
+        sig: &Fingerprint,
+        comms: &PublicKey,
+        signature: &[u8],
+    ) -> Result<(), Fault> {
+        let statement = proof::comms_statement(&self.registry_print(), sig, &comms.fingerprint());
+        check("comms_proof", comms, &statement, signature)
+    }
+
+    async fn do_register(
+        &self,
+        request: Request<v2::RegisterRequest>,
+    ) -> Result<v2::RegisterResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let claimed: Option<NodeId> = convert::optional_bytes("id", &request.id)?;
+        let comms = modern_key("comms_key", &request.comms_key)?;
+        let known = |id: &NodeId| caller.node.comms_keys.get(id) == Some(&comms);
+        let id = match claimed.or(caller.node.ids.last().copied()) {
+            // It has been proven before, so it need not be again.
+            Some(id) if known(&id) => id,
+            _ => {
+                let address = caller.peer.address.ip();
+                let new = claimed.is_none_or(|id| !caller.node.ids.contains(&id));
+                if new {
+                    let checked = self.shared.registration_rates.check(&address);
+                    checked.map_err(|wait| limited("registrations", wait))?;
+                }
+                self.check_comms(&caller.key, &comms, &request.comms_proof)?;
+                let command = Command::Register {
+                    claimed,
+                    fresh: NodeId::from_bytes(random()),
+                    sig_key: caller.key,
+                    comms_key: Some(comms.clone()),
+                };
+                match self.apply(command).await? {
+                    Outcome::Registered(id) => id,
+                    other => return Err(unexpected(&other)),
+                }
+            }
+        };
+        let node = convert::to_node(id, &caller.key, Some(&comms));
+        Ok(v2::RegisterResponse { node: Some(node) })
+    }
+
+    async fn do_rotate(
+        &self,
+        request: Request<v2::RotateKeysRequest>,
+    ) -> Result<v2::RotateKeysResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let given = |field, der: &[u8]| {
+            if der.is_empty() { Ok(None) } else { modern_key(field, der).map(Some) }
+        };
+        let new_sig = given("new_sig_key", &request.new_sig_key)?;
+        let new_comms = given("new_comms_key", &request.new_comms_key)?;
+        if new_sig.is_none() && new_comms.is_none() {
+            return Err(Fault::field("new_sig_key", "neither this nor new_comms_key is set"));
+        }
+        let sig = new_sig.as_ref().map_or(caller.key, PublicKey::fingerprint);
+        let present = caller.node.ids.last().and_then(|id| caller.node.comms_keys.get(id));
+        let comms = new_comms.as_ref().or(present).map(PublicKey::fingerprint);
+        let registry = self.registry_print();
+        let statement = proof::rotation_statement(&registry, &caller.key, &sig, comms.as_ref());
+        check("old_signature", &caller.peer.key, &statement, &request.old_signature)?;
+        if let Some(key) = &new_sig {
+            check("new_signature", key, &statement, &request.new_signature)?;
+        }
+        if let Some(key) = &new_comms {
+            self.check_comms(&sig, key, &request.comms_proof)?;
+        }
+        let tethered = self.shared.presence.is_tethered(&caller.key);
+        let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
+        let Outcome::Rotated { ids, sig_key } = self.apply(command).await? else {
+            return Err(Fault::new(v2::ErrorReason::Unspecified, "no rotation came of it"));
+        };
+        if tethered {
+            self.shared.presence.tether(sig_key);
+        }
+        let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
+        let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
+        Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
+    }
+
+    async fn do_create(
+        &self,
+        request: Request<v2::CreateClusterRequest>,
+    ) -> Result<v2::CreateClusterResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let new = convert::new_cluster(request.get_ref())?;
+        let command = Command::Create {
+            new,
+            owner: caller.key,
+            fresh: ClusterId::from_bytes(random()),
+            strict: true,
+        };
+        let Outcome::Created { cluster, new } = self.apply(command).await? else {
+            return Err(Fault::new(v2::ErrorReason::Unspecified, "no cluster came of it"));
+        };
+        if new && cluster.life.with_owner {
+            self.shared.presence.tether(caller.key);
+        }
+        let told = convert::to_cluster(&cluster, caller.sees(&cluster));
+        Ok(v2::CreateClusterResponse { cluster: Some(told), created: new })
+    }
+
+    async fn do_join(
+        &self,
+        request: Request<v2::JoinClusterRequest>,
+    ) -> Result<v2::JoinClusterResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let wanted: Option<NodeId> = convert::optional_bytes("node_id", &request.node_id)?;
+        let known = |id: &NodeId| Some((*id, caller.node.comms_keys.get(id)?.clone()));
+        let registered = match wanted {
+            Some(id) => caller.node.ids.iter().find(|own| **own == id).and_then(known),
+            None => caller.node.ids.iter().rev().find_map(known),
+        };
+        let (id, comms_key) = registered.ok_or(xlreg_core::Refusal::NotRegistered)?;
+        let member = Member {
+            id,
+            name: convert::text("name", &request.name)?,
+            attrs: request.attributes,
+            comms_key,
+            sig_key: caller.peer.key.clone(),
+            endpoints: convert::endpoints(&request.endpoints)?,
+        };
+        let admission = admission(&request.token)?;
+        let command = Command::Join { cluster, member: Arc::new(member), admission };
+        let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
+            return Err(Fault::new(v2::ErrorReason::Unspecified, "no membership came of it"));
+        };
+        let told = convert::to_cluster(&cluster, caller.sees(&cluster));
+        let rank = u32::try_from(rank).unwrap_or(u32::MAX);
+        Ok(v2::JoinClusterResponse { rank, cluster: Some(told) })
+    }
+
+    async fn do_list(
+        &self,
+        request: Request<v2::ListClustersRequest>,
+    ) -> Result<v2::ListClustersResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let max = match request.page_size as usize {
+            0 => PAGE,
+            asked @ 1..=PAGE_MAX => asked,
+            asked => {
+                let problem = format!("{asked}; at most {PAGE_MAX}");
+                return Err(Fault::field("page_size", problem));
+            }
+        };
+        let after: Option<Name> = convert::optional_name("page_token", &request.page_token)?;
+        let own = request.mine || (self.shared.access.listing == Listed::Own && !caller.admin);
+        // One more tells whether there is another page.
+        let listing = Listing { of: own.then_some(caller.key), after, max: max + 1 };
+        let mut clusters = self.in_time(self.shared.engine.list(&listing)).await?;
+        let more = clusters.len() > max;
+        clusters.truncate(max);
+        let last = clusters.last().filter(|_| more);
+        let next_page_token = last.map_or_else(String::new, |last| last.name.to_string());
+        let told = |cluster: &Arc<Cluster>| {
+            convert::to_cluster(cluster, Detail { members: false, ..caller.sees(cluster) })
+        };
+        let clusters = clusters.iter().map(told).collect();
+        Ok(v2::ListClustersResponse { clusters, next_page_token })
+    }
+
+    async fn do_watch(
+        &self,
+        request: Request<v2::WatchClusterRequest>,
+    ) -> Result<watching::News, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let key = convert::cluster_key(request.cluster.as_ref())?;
+        let cluster = self.find(&key).await?;
+        let max = self.shared.bounds.watches_per_key_max;
+        let place = self
+            .shared
+            .watches
+            .take(caller.key, max)
+            .ok_or(xlreg_core::Refusal::Quota { what: "clusters that it watches", max })?;
+        let Some(receiver) = self.shared.engine.watch(&cluster.id) else {
+            return Err(xlreg_core::Refusal::unknown(&key).into());
+        };
+        let watch = watching::Watch {
+            shared: Arc::clone(&self.shared),
+            cut: caller.peer.cut.clone(),
+            actor: caller.actor(),
+            after: request.after_revision,
+            receiver,
+            _place: place,
+        };
+        Ok(watch.start())
+    }
+
+    async fn do_issue(
+        &self,
+        request: Request<v2::CreateTokenRequest>,
+    ) -> Result<v2::CreateTokenResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let ttl = convert::duration("ttl", request.ttl.as_ref())?.unwrap_or(TOKEN_TTL);
+        if !(Duration::from_secs(1)..=TOKEN_TTL_MAX).contains(&ttl) {
+            return Err(Fault::field("ttl", "from one second to 366 days"));
+        }
+        if request.max_uses > xlreg_core::limits::TOKEN_USES_MAX {
+            return Err(Fault::field("max_uses", "at most 1000"));
+        }
+        let label = Label::new(&request.label).ok_or_else(|| {
+            let problem = format!("at most {LABEL_BYTES_MAX} bytes, without control characters");
+            Fault::field("label", problem)
+        })?;
+        let secret = TokenSecret::from_random(random(), random());
+        let token = NewToken {
+            id: TokenId::from_bytes(secret.id()),
+            digest: TokenDigest::from_bytes(secret.digest()),
+            label,
+            ttl,
+            uses: request.max_uses,
+        };
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let command = Command::IssueToken { cluster, by: caller.actor(), token };
+        let Outcome::Issued { token, .. } = self.apply(command).await? else {
+            return Err(Fault::new(v2::ErrorReason::Unspecified, "no token came of it"));
+        };
+        let secret = secret.as_str().to_owned();
+        Ok(v2::CreateTokenResponse { token: Some(convert::to_token(&token)), secret })
+    }
+
+    async fn do_tokens(
+        &self,
+        request: Request<v2::ListTokensRequest>,
+    ) -> Result<v2::ListTokensResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let key = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        let cluster = self.find(&key).await?;
+        if !caller.actor().commands(&cluster) {
+            return Err(xlreg_core::Refusal::NotOwner.into());
+        }
+        let tokens = cluster.tokens.iter().map(|token| convert::to_token(token)).collect();
+        Ok(v2::ListTokensResponse { tokens })
+    }
+}
+
+/// What the .proto file says of each call is done by the methods of [`Api`]; here their faults
+/// become statuses.
+#[tonic::async_trait]
+impl Registry for Api {
+    type WatchClusterStream =
+        Pin<Box<dyn Stream<Item = Result<v2::WatchClusterResponse, Status>> + Send>>;
+
+    async fn get_registry(
+        &self,
+        request: Request<v2::GetRegistryRequest>,
+    ) -> Result<Response<v2::GetRegistryResponse>, Status> {
+        self.caller(&request).await?;
+        let Shared { identity, tls, legacy, engine, .. } = &*self.shared;
+        let entry = &identity.entry;
+        Ok(Response::new(v2::GetRegistryResponse {
+            id: entry.id.as_bytes().to_vec(),
+            name: entry.name.to_string(),
+            version: identity.version.to_string(),
+            sig_key: entry.sig_key.der().to_vec(),
+            comms_key: entry.comms_key.der().to_vec(),
+            endpoints: entry.endpoints.iter().map(ToString::to_string).collect(),
+            root_certificate: tls.root().der().to_vec(),
+            legacy_wire: *legacy,
+            time: Some(convert::to_timestamp(engine.clock().now())),
+        }))
+    }
+
+    async fn register(
+        &self,
+        request: Request<v2::RegisterRequest>,
+    ) -> Result<Response<v2::RegisterResponse>, Status> {
+        Ok(Response::new(self.do_register(request).await?))
+    }
+
+    async fn rotate_keys(
+        &self,
+        request: Request<v2::RotateKeysRequest>,
+    ) -> Result<Response<v2::RotateKeysResponse>, Status> {
+        Ok(Response::new(self.do_rotate(request).await?))
+    }
+
+    async fn create_cluster(
+        &self,
+        request: Request<v2::CreateClusterRequest>,
+    ) -> Result<Response<v2::CreateClusterResponse>, Status> {
+        Ok(Response::new(self.do_create(request).await?))
+    }
+
+    async fn join_cluster(
+        &self,
+        request: Request<v2::JoinClusterRequest>,
+    ) -> Result<Response<v2::JoinClusterResponse>, Status> {
+        Ok(Response::new(self.do_join(request).await?))
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<v2::GetClusterRequest>,
+    ) -> Result<Response<v2::GetClusterResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let key = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        let cluster = self.find(&key).await?;
+        let told = convert::to_cluster(&cluster, caller.sees(&cluster));
+        Ok(Response::new(v2::GetClusterResponse { cluster: Some(told) }))
+    }
+
+    async fn list_clusters(
+        &self,
+        request: Request<v2::ListClustersRequest>,
+    ) -> Result<Response<v2::ListClustersResponse>, Status> {
+        Ok(Response::new(self.do_list(request).await?))
+    }
+
+    async fn watch_cluster(
+        &self,
+        request: Request<v2::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        Ok(Response::new(Box::pin(self.do_watch(request).await?)))
+    }
+
+    async fn update_endpoints(
+        &self,
+        request: Request<v2::UpdateEndpointsRequest>,
+    ) -> Result<Response<v2::UpdateEndpointsResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let endpoints = convert::endpoints(&request.endpoints)?;
+        let command = Command::Move { cluster, who: caller.who(&request.name)?, endpoints };
+        let revision = self.change(command).await?.revision;
+        Ok(Response::new(v2::UpdateEndpointsResponse { revision }))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v2::LeaveRequest>,
+    ) -> Result<Response<v2::LeaveResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let command = Command::Leave { cluster, who: caller.who(&request.name)? };
+        let revision = self.change(command).await?.revision;
+        Ok(Response::new(v2::LeaveResponse { revision }))
+    }
+
+    async fn expel_member(
+        &self,
+        request: Request<v2::ExpelMemberRequest>,
+    ) -> Result<Response<v2::ExpelMemberResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.get_ref();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let member = convert::bytes("member_id", &request.member_id)?;
+        let command = Command::Expel { cluster, by: caller.actor(), member };
+        let revision = self.change(command).await?.revision;
+        Ok(Response::new(v2::ExpelMemberResponse { revision }))
+    }
+
+    async fn delete_cluster(
+        &self,
+        request: Request<v2::DeleteClusterRequest>,
+    ) -> Result<Response<v2::DeleteClusterResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        self.change(Command::Delete { cluster, by: caller.actor() }).await?;
+        Ok(Response::new(v2::DeleteClusterResponse {}))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v2::CreateTokenRequest>,
+    ) -> Result<Response<v2::CreateTokenResponse>, Status> {
+        Ok(Response::new(self.do_issue(request).await?))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v2::ListTokensRequest>,
+    ) -> Result<Response<v2::ListTokensResponse>, Status> {
+        Ok(Response::new(self.do_tokens(request).await?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v2::RevokeTokenRequest>,
+    ) -> Result<Response<v2::RevokeTokenResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        let request = request.get_ref();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let token = TokenId::parse(&request.token_id)
+            .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
+        self.change(Command::RevokeToken { cluster, by: caller.actor(), token }).await?;
+        Ok(Response::new(v2::RevokeTokenResponse {}))
+    }
+}
+
+/// What a member brings to be let in. A secret that is none is no token of any cluster's.
+fn admission(token: &str) -> Result<Admission, Fault> {
+    if token.is_empty() {
+        return Ok(Admission::Key);
+    }
+    let secret = TokenSecret::parse(token).map_err(|error| Fault::field("token", error))?;
+    let (id, digest) = (TokenId::from_bytes(secret.id()), secret.digest());
+    Ok(Admission::Token(TokenProof { id, digest: TokenDigest::from_bytes(digest) }))
+}
+
+/// A key that can sign for this door: the old wire takes smaller ones.
+fn modern_key(field: &str, der: &[u8]) -> Result<PublicKey, Fault> {
+    let key = convert::key(field, der)?;
+    let (bits, min) = (key_bits(&key), xlreg_proto::keys::PSS_KEY_BITS_MIN);
+    if bits < min {
+        return Err(Fault::field(field, format!("an RSA key of {bits} bits; at least {min}")));
+    }
+    Ok(key)
+}
+
+fn check(field: &str, key: &PublicKey, statement: &[u8], signature: &[u8]) -> Result<(), Fault> {
+    verify_pss(key, &[statement], signature).map_err(|_| Fault::bad_proof(field))
+}
+
+fn fault(error: ApplyError) -> Fault {
+    match error {
+        ApplyError::Refused(refusal) => refusal.into(),
+        ApplyError::Closed => Fault::new(v2::ErrorReason::ShuttingDown, error.to_string()),
+        ApplyError::Failed(_) => Fault::new(v2::ErrorReason::StoreFailed, error.to_string()),
+    }
+}
+
+/// `decide()` answers in kind, so nobody gets to see this.
+fn unexpected(outcome: &Outcome) -> Fault {
+    tracing::error!(?outcome, "an outcome of another kind; this is a bug, please report it");
+    Fault::new(v2::ErrorReason::Unspecified, "the registry has a bug; its log says more")
+}
