@@ -351,7 +351,7 @@ fn seat(entry: &v2::Member) -> Result<(usize, Seat), Fault> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// The cluster as it is; what was known before is of no use any more.
-    Snapshot(Cluster),
+    Snapshot(Box<Cluster>),
     /// One change.
     Change(Event),
     /// The cluster is gone.
@@ -419,7 +419,7 @@ pub fn news(told: &v2::WatchClusterResponse) -> Result<Option<News>, Fault> {
     Ok(Some(match &told.event {
         None => return Ok(None),
         Some(watch::Event::Heartbeat(_)) => News::Heartbeat,
-        Some(watch::Event::Snapshot(told)) => News::Snapshot(cluster(told)?),
+        Some(watch::Event::Snapshot(told)) => News::Snapshot(Box::new(cluster(told)?)),
         Some(watch::Event::Gone(gone)) => News::Gone(match gone.reason() {
             v2::GoneReason::Expired => Gone::Expired,
             v2::GoneReason::Deleted | v2::GoneReason::Unspecified => Gone::Deleted,

@@ -61,7 +61,7 @@ impl Default for Limits {
             nodes_max: 4_000_000,
             clusters_max: 1_000_000,
             members_max: 2_000_000,
-            ids_per_key_max: 16,
+            ids_per_key_max: 1_000,
             clusters_per_key_max: 1_000,
             memberships_per_key_max: 1_000,
         }

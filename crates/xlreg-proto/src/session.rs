@@ -62,7 +62,7 @@ pub enum Step {
     /// Send the reply, and wait for the next request.
     Reply(Session, Reply),
     /// Have the registry apply the command, then call [`Applying::applied`].
-    Apply(Applying, Command),
+    Apply(Applying, Box<Command>),
     /// Find the cluster, then call [`Showing::shown`].
     Show(Showing),
     /// Send the reply, and close.
@@ -166,7 +166,10 @@ impl Session {
                 let owner = member.sig_key.fingerprint();
                 let command = Command::Create { new, owner, fresh, strict: false };
                 let pending = Pending::Creating { member: Arc::clone(&member), attrs };
-                Step::Apply(Applying { session: stay(State::Known { member }), pending }, command)
+                Step::Apply(
+                    Applying { session: stay(State::Known { member }), pending },
+                    Box::new(command),
+                )
             }
             (State::Known { member }, Request::Join { cluster }) => {
                 stay(State::Known { member: Arc::clone(&member) }).join(member, cluster)
@@ -193,7 +196,10 @@ impl Session {
             sig_key: proven.sig_key(),
             comms_key: None,
         };
-        Step::Apply(Applying { session: self, pending: Pending::Registering(proven) }, command)
+        Step::Apply(
+            Applying { session: self, pending: Pending::Registering(proven) },
+            Box::new(command),
+        )
     }
 
     fn join(self, member: Arc<Member>, cluster: Option<ClusterKey>) -> Step {
@@ -201,7 +207,7 @@ impl Session {
             return Step::no_cluster();
         };
         let command = Command::Join { cluster, member, admission: Admission::OldWire };
-        Step::Apply(Applying { session: self, pending: Pending::Joining }, command)
+        Step::Apply(Applying { session: self, pending: Pending::Joining }, Box::new(command))
     }
 
     fn show(self, cluster: Option<ClusterKey>, which: Option<u64>) -> Step {

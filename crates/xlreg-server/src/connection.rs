@@ -173,7 +173,7 @@ impl<S: Transport> Connection<S> {
                     return Err(Closed::Ended(end));
                 }
                 Step::Apply(applying, command) => {
-                    let applied = self.shared.engine.apply(command);
+                    let applied = self.shared.engine.apply(*command);
                     let result = refusal_only(self.in_time(applied).await?)?;
                     self.note(&result);
                     applying.applied(result)

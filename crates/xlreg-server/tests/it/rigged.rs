@@ -6,8 +6,9 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 use xlreg_core::limits::Limits;
 use xlreg_core::registry::Counts;
-use xlreg_core::{Cluster, ClusterId, ClusterKey, Command, Outcome};
-use xlreg_store::{Answer, ApplyError, Engine, LocalEngine, StoreError};
+use xlreg_core::{Cluster, ClusterId, ClusterKey, Command, Fingerprint, Outcome, Time};
+use xlreg_store::engine::{Listing, Node};
+use xlreg_store::{Answer, ApplyError, Clock, Engine, LocalEngine, StoreError};
 
 /// What becomes of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,30 @@ impl Engine for Rigged {
     fn watch(&self, id: &ClusterId) -> Option<watch::Receiver<Arc<Cluster>>> {
         self.asked.notify_one();
         self.inner.watch(id)
+    }
+
+    fn node(&self, sig_key: &Fingerprint) -> Answer<'_, Result<Node, ApplyError>> {
+        self.inner.node(sig_key)
+    }
+
+    fn list(&self, listing: &Listing) -> Answer<'_, Result<Vec<Arc<Cluster>>, ApplyError>> {
+        self.inner.list(listing)
+    }
+
+    fn with_owner(&self) -> Answer<'_, Result<Vec<Arc<Cluster>>, ApplyError>> {
+        self.inner.with_owner()
+    }
+
+    fn is_watched(&self, id: &ClusterId) -> bool {
+        self.inner.is_watched(id)
+    }
+
+    fn next_deadline(&self) -> watch::Receiver<Option<(Time, ClusterId)>> {
+        self.inner.next_deadline()
+    }
+
+    fn clock(&self) -> &Clock {
+        self.inner.clock()
     }
 
     fn counts(&self) -> Counts {
