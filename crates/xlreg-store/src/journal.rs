@@ -54,13 +54,18 @@ impl Journal {
             }
             create(dir, &path, registry)?;
         }
-        let connection = open(&path)?;
-        let loader = Loader { connection: &connection, path: &path };
-        let got = loader.owner()?;
-        if got != registry {
-            return Err(StoreError::OtherRegistry { path, expected: registry, got });
-        }
-        let state = loader.registry(limits, now)?;
+        let (mut connection, version) = open(&path)?;
+        let state = load(&mut connection, &path, version, |loader| {
+            let got = loader.owner()?;
+            if got != registry {
+                return Err(StoreError::OtherRegistry {
+                    path: path.clone(),
+                    expected: registry,
+                    got,
+                });
+            }
+            loader.registry(limits, now)
+        })?;
         let journal = Self {
             path,
             log,
@@ -168,13 +173,30 @@ fn create(dir: &Path, path: &Path, registry: NodeId) -> Result<(), StoreError> {
 fn fill(draft: &Path, registry: NodeId) -> rusqlite::Result<()> {
     let mut connection = connect(draft)?;
     connection.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
-    schema::migrate(&mut connection, 0)?;
+    schema::upgrade(&mut connection, 0)?;
     rows::write_registry(&connection, &registry)?;
     connection.close().map_err(|(_, source)| source)
 }
 
-/// Opens a file that is there, and checks all that can be checked without reading it as rows.
-fn open(path: &Path) -> Result<Connection, StoreError> {
+/// Reads a file of the schema's `version`, upgraded if need be. The upgrade is kept only if all of it
+/// can be read: a file that is refused is left as it was.
+fn load(
+    connection: &mut Connection,
+    path: &Path,
+    version: i32,
+    read: impl FnOnce(&Loader<'_>) -> Result<Registry, StoreError>,
+) -> Result<Registry, StoreError> {
+    let failed = |source| StoreError::sqlite("upgrade", path, source);
+    let transaction = connection.transaction().map_err(failed)?;
+    schema::migrate(&transaction, version, schema::VERSION).map_err(failed)?;
+    let state = read(&Loader { connection: &transaction, path })?;
+    transaction.commit().map_err(failed)?;
+    Ok(state)
+}
+
+/// Opens a file that is there, and checks all that can be checked without reading it as rows. Gives
+/// its schema version, too.
+fn open(path: &Path) -> Result<(Connection, i32), StoreError> {
     let failed = |source| StoreError::sqlite("open", path, source);
     let file = fs::metadata(path).map_err(StoreError::folder("open", path))?;
     if file.is_file() && file.len() < FILE_BYTES_MIN {
@@ -182,23 +204,21 @@ fn open(path: &Path) -> Result<Connection, StoreError> {
         let problem = format!("it has only {} bytes", file.len());
         return Err(corrupt(path, &problem));
     }
-    let mut connection = connect(path).map_err(failed)?;
+    let connection = connect(path).map_err(failed)?;
     let version = version(&connection, path)?;
     check_structure(&connection, path)?;
-    // Only now that it is known to be sound and ours is it written to.
-    schema::migrate(&mut connection, version)
-        .map_err(|source| StoreError::sqlite("upgrade", path, source))?;
-    if !schema::is_ours(&connection).map_err(failed)? {
-        let problem = "its tables are not defined as this version defines them";
+    if !schema::is_ours(&connection, version).map_err(failed)? {
+        let problem = "its tables are not defined as its schema version defines them";
         return Err(corrupt(path, problem));
     }
+    // Only now that it is known to be sound and ours is it written to.
     let journal_mode = "PRAGMA journal_mode = WAL";
     let mode: String = connection.query_row(journal_mode, [], |row| row.get(0)).map_err(failed)?;
     if mode != "wal" {
         let path = path.to_owned();
         return Err(StoreError::NoLog { path, mode });
     }
-    Ok(connection)
+    Ok((connection, version))
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

@@ -4,14 +4,19 @@
 //! if it had been written. An ID or a key that changes silently would break the promise that an ID
 //! belongs to its key, so every row carries a checksum of its own, and loading believes nothing.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use xlreg_core::admission::{Label, Life, TokenDigest};
 use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::{
-    CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
+    CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX, TOKEN_USES_MAX,
 };
 use xlreg_core::{
-    Change, Cluster, ClusterId, Endpoint, Fingerprint, Member, NodeId, PublicKey, Time,
+    Change, Cluster, ClusterId, Endpoint, Fingerprint, Member, NodeId, Policy, PublicKey, Seat,
+    Time, Token, TokenId,
 };
 
 /// Why a row is not what was written; a part of [`crate::StoreError::Damaged`].
@@ -23,6 +28,18 @@ pub(crate) const SELECT_CLUSTERS: &str =
     "SELECT id, name, attrs, size, endpoint_count, revision, sum FROM clusters ORDER BY id";
 pub(crate) const SELECT_MEMBERS: &str = "SELECT cluster, rank, id, name, attrs, comms_key, \
      comms_print, sig_key, sig_print, endpoints, sum FROM members ORDER BY cluster, rank";
+pub(crate) const SELECT_TERMS: &str = "SELECT cluster, owner, created, policy, keys, fill_by, ends, \
+     idle, with_owner, sum FROM terms ORDER BY cluster";
+pub(crate) const SELECT_DEPARTED: &str =
+    "SELECT cluster, rank, sum FROM departed ORDER BY cluster, rank";
+pub(crate) const SELECT_EXPELLED: &str =
+    "SELECT cluster, sig_print, sum FROM expelled ORDER BY cluster, sig_print";
+pub(crate) const SELECT_TOKENS: &str = "SELECT cluster, place, id, digest, label, created, expires, \
+     uses_max, uses, sum FROM tokens ORDER BY cluster, place";
+pub(crate) const SELECT_COMMS_KEYS: &str =
+    "SELECT node, key, print, sum FROM comms_keys ORDER BY node";
+pub(crate) const SELECT_RETIREMENTS: &str =
+    "SELECT after_node, old_print, new_print, sum, seq FROM retirements ORDER BY seq";
 
 const INSERT_REGISTRY: &str = "INSERT INTO registry (one, id, sum) VALUES (1, ?1, ?2)";
 const INSERT_NODE: &str = "INSERT INTO nodes (id, sig_print, sum) VALUES (?1, ?2, ?3)";
@@ -32,6 +49,35 @@ const UPSERT_CLUSTER: &str = "INSERT INTO clusters (id, name, attrs, size, endpo
 const UPSERT_MEMBER: &str = "INSERT OR REPLACE INTO members (cluster, rank, id, name, attrs, \
      comms_key, comms_print, sig_key, sig_print, endpoints, sum) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+const UPSERT_TERMS: &str = "INSERT OR REPLACE INTO terms (cluster, owner, created, policy, keys, \
+     fill_by, ends, idle, with_owner, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const UPSERT_DEPARTED: &str =
+    "INSERT OR REPLACE INTO departed (cluster, rank, sum) VALUES (?1, ?2, ?3)";
+const UPSERT_EXPELLED: &str =
+    "INSERT OR REPLACE INTO expelled (cluster, sig_print, sum) VALUES (?1, ?2, ?3)";
+const UPSERT_TOKEN: &str = "INSERT OR REPLACE INTO tokens (cluster, place, id, digest, label, \
+     created, expires, uses_max, uses, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const UPSERT_COMMS_KEY: &str =
+    "INSERT OR REPLACE INTO comms_keys (node, key, print, sum) VALUES (?1, ?2, ?3, ?4)";
+const INSERT_RETIREMENT: &str =
+    "INSERT INTO retirements (after_node, old_print, new_print, sum) VALUES (?1, ?2, ?3, ?4)";
+
+const LAST_NODE: &str = "SELECT coalesce(max(seq), 0) FROM nodes";
+const TOKEN_PLACE: &str = "SELECT place FROM tokens WHERE cluster = ?1 AND id = ?2";
+const NEXT_TOKEN_PLACE: &str = "SELECT coalesce(max(place), 0) + 1 FROM tokens WHERE cluster = ?1";
+const DELETE_DEPARTED: &str = "DELETE FROM departed WHERE cluster = ?1 AND rank = ?2";
+const DELETE_MEMBER: &str = "DELETE FROM members WHERE cluster = ?1 AND rank = ?2";
+const DELETE_TOKEN: &str = "DELETE FROM tokens WHERE cluster = ?1 AND id = ?2";
+
+/// What takes a cluster out of every table, those that refer to others first.
+const DELETE_CLUSTER: [&str; 6] = [
+    "DELETE FROM tokens WHERE cluster = ?1",
+    "DELETE FROM expelled WHERE cluster = ?1",
+    "DELETE FROM departed WHERE cluster = ?1",
+    "DELETE FROM members WHERE cluster = ?1",
+    "DELETE FROM terms WHERE cluster = ?1",
+    "DELETE FROM clusters WHERE id = ?1",
+];
 
 /// Writes whose registry this is.
 pub(crate) fn write_registry(connection: &Connection, id: &NodeId) -> rusqlite::Result<()> {
@@ -45,15 +91,34 @@ pub(crate) fn write_change(connection: &Connection, change: &Change) -> rusqlite
             let values = [ValueRef::Blob(id.as_bytes()), ValueRef::Blob(sig_key.as_bytes())];
             put(connection, INSERT_NODE, &values)
         }
-        Change::Cluster(cluster) => write_cluster(connection, cluster),
+        Change::Comms { id, key } => {
+            let print = key.fingerprint();
+            let values = [id.as_bytes(), key.der(), &print.as_bytes()[..]].map(ValueRef::Blob);
+            put(connection, UPSERT_COMMS_KEY, &values)
+        }
+        Change::Retired { old, new } => {
+            let after = connection.prepare_cached(LAST_NODE)?.query_row([], |row| row.get(0))?;
+            let [old, new] = [old, new].map(|key| ValueRef::Blob(key.as_bytes()));
+            put(connection, INSERT_RETIREMENT, &[ValueRef::Integer(after), old, new])
+        }
+        Change::Cluster(cluster) => {
+            write_cluster(connection, cluster)?;
+            write_terms(connection, cluster)
+        }
+        Change::Terms { cluster, .. } => write_terms(connection, cluster),
         Change::Seat { cluster, rank, .. } => {
             write_cluster(connection, cluster)?;
-            match cluster.seats.get(*rank).and_then(xlreg_core::Seat::holder) {
-                Some(member) => write_member(connection, &cluster.id, *rank, member),
-                None => Ok(()),
-            }
+            write_seat(connection, cluster, *rank)
         }
-        _ => Ok(()),
+        Change::Expelled { cluster, key } => {
+            let [cluster, key] = [&cluster.id.as_bytes()[..], key.as_bytes()].map(ValueRef::Blob);
+            put(connection, UPSERT_EXPELLED, &[cluster, key])
+        }
+        Change::Token { cluster, token } => write_token(connection, cluster, token),
+        Change::Touched(_) => Ok(()),
+        Change::Gone(cluster) => DELETE_CLUSTER
+            .iter()
+            .try_for_each(|sql| run(connection, sql, &[ValueRef::Blob(cluster.id.as_bytes())])),
     }
 }
 
@@ -67,6 +132,83 @@ fn write_cluster(connection: &Connection, cluster: &Cluster) -> rusqlite::Result
         ValueRef::Integer(cluster.revision.cast_signed()),
     ];
     put(connection, UPSERT_CLUSTER, &values)
+}
+
+fn write_terms(connection: &Connection, cluster: &Cluster) -> rusqlite::Result<()> {
+    let Cluster { owner, life, .. } = cluster;
+    let (policy, keys) = match &cluster.policy {
+        Policy::Open => ("open", None),
+        Policy::Token => ("token", None),
+        Policy::Keys(keys) => {
+            ("keys", Some(keys.iter().flat_map(Fingerprint::as_bytes).copied().collect()))
+        }
+    };
+    let keys: Option<Vec<u8>> = keys;
+    let time = |time: Time| ValueRef::Integer(time.as_millis().cast_signed());
+    // A longer one lasts as good as for ever.
+    let millis = |idle: Duration| {
+        ValueRef::Integer(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).cast_signed())
+    };
+    let values = [
+        ValueRef::Blob(cluster.id.as_bytes()),
+        owner.as_ref().map_or(ValueRef::Null, |owner| ValueRef::Blob(owner.as_bytes())),
+        time(life.created),
+        ValueRef::Text(policy.as_bytes()),
+        keys.as_deref().map_or(ValueRef::Null, ValueRef::Blob),
+        life.fill_by.map_or(ValueRef::Null, time),
+        life.ends.map_or(ValueRef::Null, time),
+        life.idle.map_or(ValueRef::Null, millis),
+        ValueRef::Integer(life.with_owner.into()),
+    ];
+    put(connection, UPSERT_TERMS, &values)
+}
+
+fn write_seat(connection: &Connection, cluster: &Cluster, rank: usize) -> rusqlite::Result<()> {
+    let place = [ValueRef::Blob(cluster.id.as_bytes()), ValueRef::Integer(rank as i64)];
+    match cluster.seats.get(rank) {
+        Some(Seat::Left(member)) => {
+            write_member(connection, &cluster.id, rank, member)?;
+            put(connection, UPSERT_DEPARTED, &place)
+        }
+        Some(Seat::Present(member)) => {
+            run(connection, DELETE_DEPARTED, &place)?;
+            write_member(connection, &cluster.id, rank, member)
+        }
+        Some(Seat::Free) | None => {
+            run(connection, DELETE_DEPARTED, &place)?;
+            run(connection, DELETE_MEMBER, &place)
+        }
+    }
+}
+
+/// Writes a token where it stands, or after the others, or takes it away.
+fn write_token(connection: &Connection, cluster: &Cluster, id: &TokenId) -> rusqlite::Result<()> {
+    let key = [ValueRef::Blob(cluster.id.as_bytes()), ValueRef::Blob(id.as_bytes())];
+    let Some(token) = cluster.token(id) else {
+        return run(connection, DELETE_TOKEN, &key);
+    };
+    let ask = |sql, key: &[ValueRef<'_>]| {
+        let key = params_from_iter(key.iter().copied().map(ToSqlOutput::Borrowed));
+        connection.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()
+    };
+    let [cluster, id] = key;
+    let place = match ask(TOKEN_PLACE, &key)? {
+        Some(place) => Some(place),
+        None => ask(NEXT_TOKEN_PLACE, &[cluster])?,
+    };
+    let values = [
+        cluster,
+        // Counting gives one row, always.
+        ValueRef::Integer(place.unwrap_or_default()),
+        id,
+        ValueRef::Blob(token.digest.as_bytes()),
+        ValueRef::Text(token.label.as_str().as_bytes()),
+        ValueRef::Integer(token.created.as_millis().cast_signed()),
+        ValueRef::Integer(token.expires.as_millis().cast_signed()),
+        ValueRef::Integer(token.uses_max.into()),
+        ValueRef::Integer(token.uses.into()),
+    ];
+    put(connection, UPSERT_TOKEN, &values)
 }
 
 fn write_member(
@@ -97,11 +239,13 @@ fn write_member(
 /// Writes one row: the values, and after them their checksum.
 fn put(connection: &Connection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
     let sum = ValueRef::Integer(checksum(values.iter().copied()));
-    let bound = values.iter().copied().chain([sum]);
-    connection
-        .prepare_cached(sql)?
-        .execute(params_from_iter(bound.map(ToSqlOutput::Borrowed)))
-        .map(drop)
+    let bound: Vec<_> = values.iter().copied().chain([sum]).collect();
+    run(connection, sql, &bound)
+}
+
+fn run(connection: &Connection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
+    let values = values.iter().copied().map(ToSqlOutput::Borrowed);
+    connection.prepare_cached(sql)?.execute(params_from_iter(values)).map(drop)
 }
 
 /// Reads a row of [`SELECT_REGISTRY`].
@@ -156,13 +300,103 @@ pub(crate) fn read_member(row: &Row<'_>) -> Result<(ClusterId, usize, Member), P
     Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize, member))
 }
 
-/// Which row of [`SELECT_MEMBERS`] this is, as far as it can be told of a damaged one.
-pub(crate) fn place_of_member(row: &Row<'_>) -> String {
-    match (bytes(row, 0), integer(row, 1)) {
-        (Ok(cluster), Ok(rank)) => {
-            format!("cluster {}, rank {rank}", ClusterId::from_bytes(cluster))
+/// What version 1 did not keep of a cluster.
+pub(crate) struct Terms {
+    pub(crate) owner: Option<Fingerprint>,
+    pub(crate) policy: Policy,
+    pub(crate) life: Life,
+}
+
+/// Reads a row of [`SELECT_TERMS`].
+pub(crate) fn read_terms(row: &Row<'_>) -> Result<(ClusterId, Terms), Problem> {
+    verify(row, 9)?;
+    let policy = match (text(row, 3)?, maybe(row, 4, blob)?) {
+        ("open", None) => Policy::Open,
+        ("token", None) => Policy::Token,
+        ("keys", Some(keys)) => Policy::Keys(read_keys(keys)?),
+        (other, keys) => {
+            let keys = if keys.is_some() { "with" } else { "without" };
+            return Err(format!("there is no policy {other:?} {keys} keys"));
         }
-        _ => "a row without cluster or rank".to_owned(),
+    };
+    let life = Life {
+        created: time(row, 2)?,
+        fill_by: maybe(row, 5, time)?,
+        ends: maybe(row, 6, time)?,
+        idle: maybe(row, 7, time)?.map(|idle| Duration::from_millis(idle.as_millis())),
+        with_owner: within(integer(row, 8)?, 0, 1)? == 1,
+    };
+    let owner = maybe(row, 1, bytes)?.map(Fingerprint::from_bytes);
+    Ok((ClusterId::from_bytes(bytes(row, 0)?), Terms { owner, policy, life }))
+}
+
+fn read_keys(keys: &[u8]) -> Result<BTreeSet<Fingerprint>, Problem> {
+    let wrong = |_| format!("expected keys of 32 bytes each, got {} bytes", keys.len());
+    keys.chunks(32).map(|key| Fingerprint::try_from(key).map_err(wrong)).collect()
+}
+
+/// Reads a row of [`SELECT_DEPARTED`]: the cluster, and the rank whose holder has left.
+pub(crate) fn read_departed(row: &Row<'_>) -> Result<(ClusterId, usize), Problem> {
+    verify(row, 2)?;
+    let rank = within(integer(row, 1)?, 0, CLUSTER_SIZE_MAX - 1)?;
+    Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize))
+}
+
+/// Reads a row of [`SELECT_EXPELLED`]: the cluster, and the key.
+pub(crate) fn read_expelled(row: &Row<'_>) -> Result<(ClusterId, Fingerprint), Problem> {
+    verify(row, 2)?;
+    Ok((ClusterId::from_bytes(bytes(row, 0)?), Fingerprint::from_bytes(bytes(row, 1)?)))
+}
+
+/// Reads a row of [`SELECT_TOKENS`]: the cluster, and the token.
+pub(crate) fn read_token(row: &Row<'_>) -> Result<(ClusterId, Token), Problem> {
+    verify(row, 9)?;
+    let label = Label::new(text(row, 4)?).ok_or_else(|| "its label is none".to_owned())?;
+    let uses_max = within(integer(row, 7)?, 1, TOKEN_USES_MAX)?;
+    let token = Token {
+        id: TokenId::from_bytes(bytes(row, 2)?),
+        digest: TokenDigest::from_bytes(bytes(row, 3)?),
+        label,
+        created: time(row, 5)?,
+        expires: time(row, 6)?,
+        uses_max,
+        uses: within(integer(row, 8)?, 0, uses_max)?,
+    };
+    Ok((ClusterId::from_bytes(bytes(row, 0)?), token))
+}
+
+/// Reads a row of [`SELECT_COMMS_KEYS`].
+pub(crate) fn read_comms_key(row: &Row<'_>) -> Result<(NodeId, PublicKey), Problem> {
+    verify(row, 3)?;
+    Ok((NodeId::from_bytes(bytes(row, 0)?), key(row, 1, 2)?))
+}
+
+/// One key in another's place, and after how many registrations.
+pub(crate) struct Retirement {
+    pub(crate) after: i64,
+    pub(crate) old: Fingerprint,
+    pub(crate) new: Fingerprint,
+}
+
+/// Reads a row of [`SELECT_RETIREMENTS`]; it must be number `seq`, from 1.
+pub(crate) fn read_retirement(row: &Row<'_>, seq: i64) -> Result<Retirement, Problem> {
+    let got = integer(row, 4)?;
+    if got != seq {
+        return Err(format!("expected seq {seq}, got {got}: rows are missing"));
+    }
+    verify(row, 3)?;
+    let [old, new] = [bytes(row, 1)?, bytes(row, 2)?].map(Fingerprint::from_bytes);
+    Ok(Retirement { after: integer(row, 0)?, old, new })
+}
+
+/// Which row of a table about clusters this is, as far as it can be told of a damaged one: the
+/// first column is the cluster, and the second may be a number within it.
+pub(crate) fn place_of(row: &Row<'_>) -> String {
+    let Ok(cluster) = bytes(row, 0) else { return "a row without cluster".to_owned() };
+    let cluster = ClusterId::from_bytes(cluster);
+    match (integer(row, 1), row.as_ref().column_name(1)) {
+        (Ok(number), Ok(column)) => format!("cluster {cluster}, {column} {number}"),
+        _ => format!("cluster {cluster}"),
     }
 }
 
@@ -202,6 +436,22 @@ fn value<'r>(row: &'r Row<'_>, column: usize) -> Result<ValueRef<'r>, Problem> {
 
 fn integer(row: &Row<'_>, column: usize) -> Result<i64, Problem> {
     value(row, column)?.as_i64().map_err(|error| error.to_string())
+}
+
+fn time(row: &Row<'_>, column: usize) -> Result<Time, Problem> {
+    Ok(Time::from_millis(integer(row, column)?.cast_unsigned()))
+}
+
+/// Reads a column that may be null.
+fn maybe<'r, T>(
+    row: &'r Row<'_>,
+    column: usize,
+    read: impl FnOnce(&'r Row<'_>, usize) -> Result<T, Problem>,
+) -> Result<Option<T>, Problem> {
+    match value(row, column)? {
+        ValueRef::Null => Ok(None),
+        _ => read(row, column).map(Some),
+    }
 }
 
 fn text<'r>(row: &'r Row<'_>, column: usize) -> Result<&'r str, Problem> {

@@ -107,12 +107,15 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xlreg_core::Time;
+    use xlreg_core::cluster::NewCluster;
 
     fn cluster(id: u32, revision: u64) -> Arc<Cluster> {
         let mut bytes = [0; 20];
         bytes[..4].copy_from_slice(&id.to_be_bytes());
-        let name = "alpha".parse().unwrap();
-        let mut cluster = Cluster::new(ClusterId::from_bytes(bytes), name, 0, 2, 1);
+        let new = NewCluster::open("alpha".parse().unwrap(), 2, 1);
+        let id = ClusterId::from_bytes(bytes);
+        let mut cluster = Cluster::new(id, &new, None, Time::default());
         cluster.revision = revision;
         Arc::new(cluster)
     }
