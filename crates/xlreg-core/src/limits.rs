@@ -41,7 +41,8 @@ pub const CLUSTER_EVENTS_MAX: usize = 128;
 /// How much a registry agrees to remember, so that no stream of requests grows it without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// IDs that may be bound to keys. One takes about 200 bytes of memory.
+    /// IDs that may be bound to keys, and as many keys that may be retired: each stays known for
+    /// ever. One takes about 200 bytes of memory.
     pub nodes_max: usize,
     /// Clusters. An empty one takes about 500 bytes of memory.
     pub clusters_max: usize,

@@ -474,6 +474,8 @@ pub struct Counts {
     pub clusters: usize,
     /// Ranks that are held, in all clusters together.
     pub members: usize,
+    /// Sig keys that others have taken the place of.
+    pub retired: usize,
 }
 
 /// What belongs to a sig key.

@@ -7,10 +7,10 @@ use super::{
 };
 use crate::admission::{Token, TokenId, token_uses};
 use crate::cluster::{EventKind, Gone, NewCluster};
-use crate::limits::{CLUSTER_EXPELLED_MAX, CLUSTER_TOKENS_MAX, TOKEN_USES_MAX};
+use crate::limits::{CLUSTER_EXPELLED_MAX, CLUSTER_TOKENS_MAX, POLICY_KEYS_MAX, TOKEN_USES_MAX};
 use crate::{
-    Admission, Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Member, NodeId, PublicKey,
-    Seat, Time,
+    Admission, Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Member, NodeId, Policy,
+    PublicKey, Seat, Time,
 };
 
 /// What `command` leads to at the time `now`, given what `view` shows.
@@ -99,13 +99,17 @@ impl<V: View> Rules<'_, V> {
         let mut changes = Vec::new();
         if new != *old {
             let known = self.view.key(&new);
-            if known.latest.is_some() || known.is_retired() || !known.owned().is_empty() {
+            let has_some = !known.owned().is_empty() || !known.joined().is_empty();
+            if known.latest.is_some() || known.is_retired() || has_some {
                 return Err(Refusal::KeyInUse);
             }
+            room(self.view.counts().retired, self.view.limits().nodes_max)?;
             changes.push(Change::Retired { old: *old, new });
         }
         if let Some(key) = comms_key {
-            changes.extend(ids.iter().map(|id| Change::Comms { id: *id, key: key.clone() }));
+            let other = |id: &&NodeId| self.view.comms_key(id).as_ref() != Some(key);
+            let bind = |id: &NodeId| Change::Comms { id: *id, key: key.clone() };
+            changes.extend(ids.iter().filter(other).map(bind));
         }
         let mut concerned: Vec<ClusterId> = [record.joined(), record.owned()].concat();
         concerned.sort_unstable();
@@ -127,21 +131,25 @@ impl<V: View> Rules<'_, V> {
         comms_key: Option<&PublicKey>,
     ) -> Vec<Change> {
         let mut cluster = before.clone();
-        let ranks: Vec<_> = before.ranks_of(old).collect();
-        for rank in &ranks {
-            let Some(seat) = cluster.seats.get(*rank).cloned() else { continue };
+        let mut ranks = Vec::new();
+        for rank in before.ranks_of(old) {
+            let Some(known) = before.seats.get(rank) else { continue };
             let renewed = |member: Arc<Member>| {
                 let mut member = Member::clone(&member);
                 member.sig_key = sig_key.cloned().unwrap_or(member.sig_key);
                 member.comms_key = comms_key.cloned().unwrap_or(member.comms_key);
                 Arc::new(member)
             };
-            let seat = match seat {
+            let seat = match known.clone() {
                 Seat::Free => continue,
                 Seat::Present(member) => Seat::Present(renewed(member)),
                 Seat::Left(member) => Seat::Left(renewed(member)),
             };
-            cluster = cluster.with_seat(*rank, seat, EventKind::Rotated, self.now);
+            // Nobody need hear that a member has the keys that it had.
+            if seat != *known {
+                cluster = cluster.with_seat(rank, seat, EventKind::Rotated, self.now);
+                ranks.push(rank);
+            }
         }
         let new = sig_key.map_or(*old, PublicKey::fingerprint);
         let owned = before.owner == Some(*old) && new != *old;
@@ -163,7 +171,13 @@ impl<V: View> Rules<'_, V> {
         strict: bool,
     ) -> Result<Decision, Refusal> {
         self.not_retired(owner)?;
+        if let Policy::Keys(keys) = &new.policy
+            && keys.len() > POLICY_KEYS_MAX
+        {
+            return Err(Refusal::Quota { what: "keys in the list", max: POLICY_KEYS_MAX });
+        }
         let mut changes = Vec::new();
+        let mut freed = 0;
         let fresh = Cluster::new(*fresh, new, Some(*owner), self.now);
         if let Some(known) = self.view.cluster_id(&new.name).and_then(|id| self.view.cluster(&id)) {
             if !known.is_over(self.now) {
@@ -176,11 +190,12 @@ impl<V: View> Rules<'_, V> {
                 }
                 return Ok(Decision::nothing_new(Outcome::Created { cluster: known, new: false }));
             }
+            freed = usize::from(known.owner == Some(*owner));
             changes.push(Change::Gone(Arc::new(known.ended(Gone::Expired))));
         }
         let limits = self.view.limits();
         room(self.view.counts().clusters, limits.clusters_max + changes.len())?;
-        quota("clusters", self.view.key(owner).owned().len(), limits.clusters_per_key_max)?;
+        quota("clusters", self.view.key(owner).owned().len(), limits.clusters_per_key_max + freed)?;
         // Chance alone does not bring a fresh ID up twice; a broken source of randomness would.
         if self.view.cluster(&fresh.id).is_some() {
             return Err(Refusal::IdInUse);

@@ -79,6 +79,7 @@ impl Maps {
         let rest = record.rest();
         rest.earlier.clear();
         rest.retired = true;
+        self.counts.retired += 1;
         for id in ids {
             self.owners.insert(id, *new);
             self.keys.entry(*new).or_default().register(id);
@@ -288,10 +289,9 @@ impl<V: View> View for Overlay<'_, V> {
     }
 
     fn cluster(&self, id: &ClusterId) -> Option<Arc<Cluster>> {
-        if self.gone.contains(id) {
-            return None;
-        }
-        self.over.clusters.get(id).cloned().or_else(|| self.base.cluster(id))
+        // What is over it comes first: an ID that is gone may have come up again.
+        let below = || self.base.cluster(id).filter(|_| !self.gone.contains(id));
+        self.over.clusters.get(id).cloned().or_else(below)
     }
 
     fn cluster_id(&self, name: &Name) -> Option<ClusterId> {
