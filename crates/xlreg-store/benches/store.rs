@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::runtime::Builder;
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::Limits;
-use xlreg_core::{ClusterId, ClusterKey, Command, Fingerprint, Member, NodeId, PublicKey};
+use xlreg_core::{
+    Admission, ClusterId, ClusterKey, Command, Fingerprint, Member, NodeId, PublicKey,
+};
 use xlreg_store::{Engine, LocalEngine};
 
 const REGISTRY: NodeId = NodeId::from_bytes([7; 20]);
@@ -82,6 +85,7 @@ async fn register(engine: &Arc<LocalEngine>) {
                     claimed: None,
                     fresh: NodeId::from_bytes(spread(number)),
                     sig_key: Fingerprint::from_bytes(spread(number)),
+                    comms_key: None,
                 };
                 engine.apply(command).await.unwrap();
             }
@@ -95,18 +99,19 @@ async fn register(engine: &Arc<LocalEngine>) {
 async fn join(engine: &LocalEngine) {
     for number in 0..CLUSTERS {
         let id = ClusterId::from_bytes(spread(number));
+        let name = format!("cluster_{number}").parse().unwrap();
         let create = Command::Create {
-            name: format!("cluster_{number}").parse().unwrap(),
-            attrs: 0,
-            size: CLUSTER_SIZE as u32,
-            endpoint_count: 1,
+            new: NewCluster::open(name, CLUSTER_SIZE as u32, 1),
+            owner: Fingerprint::from_bytes(spread(number)),
             fresh: id,
+            strict: false,
         };
         engine.apply(create).await.unwrap();
         for rank in 0..CLUSTER_SIZE {
             let cluster = ClusterKey::Id(id);
             let member = Arc::new(member(number * CLUSTER_SIZE + rank));
-            engine.apply(Command::Join { cluster, member }).await.unwrap();
+            let admission = Admission::OldWire;
+            engine.apply(Command::Join { cluster, member, admission }).await.unwrap();
         }
     }
 }

@@ -278,7 +278,13 @@ fn corrupt(path: &Path, problem: &str) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xlreg_core::Fingerprint;
+    use std::sync::Arc;
+    use xlreg_core::admission::Life;
+    use xlreg_core::cluster::NewCluster;
+    use xlreg_core::registry::{Who, decide};
+    use xlreg_core::{
+        Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Policy, PublicKey, Seat, View,
+    };
 
     fn write_node(journal: &mut Journal, number: u8) {
         let change = Change::Node {
@@ -312,5 +318,92 @@ mod tests {
         reader.execute_batch("COMMIT").unwrap();
         journal.checkpoint().unwrap();
         assert_eq!((journal.log_bytes(), journal.due), (0, LOG_BYTES_MAX));
+    }
+
+    const ALPHA: ClusterId = ClusterId::from_bytes([3; 20]);
+    const REGISTRY: NodeId = NodeId::from_bytes([7; 20]);
+
+    fn member(number: u8) -> Member {
+        let key = PublicKey::from_checked(&[number], Fingerprint::from_bytes([number; 32]));
+        Member {
+            id: NodeId::from_bytes([number; 20]),
+            name: format!("node_{number}").parse().unwrap(),
+            attrs: 0,
+            comms_key: key.clone(),
+            sig_key: key,
+            endpoints: vec!["localhost:1".parse().unwrap()],
+        }
+    }
+
+    /// A file as the program wrote it before there was version 2.
+    fn write_version_1(dir: &Path) -> rusqlite::Result<()> {
+        let connection = Connection::open(dir.join(DATABASE))?;
+        connection.execute_batch(schema::VERSION_1)?;
+        connection.pragma_update(None, "application_id", schema::APPLICATION_ID)?;
+        connection.pragma_update(None, "user_version", 1)?;
+        rows::write_registry(&connection, &REGISTRY)?;
+        for number in 1..=2 {
+            let Member { id, sig_key, .. } = member(number);
+            let change = Change::Node { id, sig_key: sig_key.fingerprint() };
+            rows::write_change(&connection, &change)?;
+        }
+        let new = NewCluster::open("alpha".parse().unwrap(), 3, 1);
+        let mut alpha = Cluster::new(ALPHA, &new, None, Time::default());
+        alpha.revision = 2;
+        rows::write_cluster(&connection, &alpha)?;
+        rows::write_member(&connection, &ALPHA, 0, &member(1))?;
+        rows::write_member(&connection, &ALPHA, 1, &member(2))?;
+        connection.close().map_err(|(_, source)| source)
+    }
+
+    fn open_at(dir: &Path, now: Time) -> Result<(Journal, Registry), StoreError> {
+        Journal::open(dir, REGISTRY, Limits::default(), now)
+    }
+
+    #[test]
+    fn a_file_of_version_1_is_upgraded_with_all_that_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        write_version_1(dir.path()).unwrap();
+        let now = Time::from_millis(1_800_000_000_000);
+        let (mut journal, mut registry) = open_at(dir.path(), now).unwrap();
+        let alpha = registry.cluster(&ALPHA).unwrap();
+        assert_eq!(
+            (alpha.owner, &alpha.policy, alpha.life),
+            (None, &Policy::Open, Life::default())
+        );
+        let seats = [1, 2].map(|number| Seat::Present(Arc::new(member(number))));
+        assert_eq!((alpha.seats.as_slice(), alpha.revision), (&seats[..], 2));
+        assert_eq!(registry.counts().nodes, 2);
+        // What version 1 had no place for: somebody leaves, and another key takes its own place.
+        let (old, new) = (member(1).sig_key.fingerprint(), member(9).sig_key);
+        let who = Who { sig_key: member(2).sig_key.fingerprint(), name: None };
+        for command in [
+            Command::Leave { cluster: ClusterKey::Id(ALPHA), who },
+            Command::Rotate { old, sig_key: Some(new), comms_key: None },
+        ] {
+            let decision = decide(&command, now, &registry).unwrap();
+            journal.write(&decision.changes).unwrap();
+            decision.changes.iter().for_each(|change| registry.apply(change));
+        }
+        journal.close().unwrap();
+        let (_journal, again) = open_at(dir.path(), now).unwrap();
+        assert_eq!(again.cluster(&ALPHA), registry.cluster(&ALPHA));
+        assert_eq!(again.counts(), registry.counts());
+        assert!(again.key(&old).is_retired());
+    }
+
+    /// Also a file that is damaged, or another registry's, and could be upgraded before that shows.
+    #[test]
+    fn a_file_of_version_1_that_is_refused_stays_one() {
+        for damage in ["DELETE FROM members WHERE rank = 0", "UPDATE registry SET sum = 0"] {
+            let dir = tempfile::tempdir().unwrap();
+            write_version_1(dir.path()).unwrap();
+            let operator = Connection::open(dir.path().join(DATABASE)).unwrap();
+            operator.execute_batch(damage).unwrap();
+            let error = open_at(dir.path(), Time::default()).err().unwrap();
+            assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+            let version = operator.pragma_query_value(None, "user_version", |row| row.get(0));
+            assert_eq!(version, Ok(1));
+        }
     }
 }

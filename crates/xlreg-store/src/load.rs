@@ -233,10 +233,13 @@ impl<T> About<'_, T> {
             all.push(one);
             self.advance()?;
         }
-        Ok(all)
+        match &self.next {
+            Some((next, _)) if next < cluster => self.end().map(|()| all),
+            _ => Ok(all),
+        }
     }
 
-    /// Makes sure that there are no rows left.
+    /// Makes sure that there are no rows left, about clusters that aren't there.
     fn end(&self) -> Result<(), StoreError> {
         match &self.next {
             None => Ok(()),

@@ -122,7 +122,7 @@ pub(crate) fn write_change(connection: &Connection, change: &Change) -> rusqlite
     }
 }
 
-fn write_cluster(connection: &Connection, cluster: &Cluster) -> rusqlite::Result<()> {
+pub(crate) fn write_cluster(connection: &Connection, cluster: &Cluster) -> rusqlite::Result<()> {
     let values = [
         ValueRef::Blob(cluster.id.as_bytes()),
         ValueRef::Text(cluster.name.as_str().as_bytes()),
@@ -211,7 +211,7 @@ fn write_token(connection: &Connection, cluster: &Cluster, id: &TokenId) -> rusq
     put(connection, UPSERT_TOKEN, &values)
 }
 
-fn write_member(
+pub(crate) fn write_member(
     connection: &Connection,
     cluster: &ClusterId,
     rank: usize,

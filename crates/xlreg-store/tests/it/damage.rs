@@ -3,13 +3,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::runtime::Builder;
-use xlreg_core::{Command, Outcome};
+use xlreg_core::admission::{Label, TokenDigest};
+use xlreg_core::registry::{Actor, NewToken};
+use xlreg_core::{Command, Outcome, TokenId};
+use xlreg_store::engine::Node;
 use xlreg_store::{Engine, StoreError};
 
 use crate::support::{
-    REGISTRY, create, find, join, node_id, open, operator, print, register, try_open, with_keys,
+    REGISTRY, by_name, create, find, join, key, leave, node_id, open, operator, print, register,
+    rotate, try_open, with_keys,
 };
 
 const NODES: u32 = 300;
@@ -20,14 +25,47 @@ async fn registry(dir: &Path) -> PathBuf {
     for n in 0..NODES {
         engine.apply(register(n)).await.unwrap();
     }
+    engine.apply(register(NODES)).await.unwrap();
     for (n, name) in (1..).zip(["alpha", "beta", "gamma"]) {
         engine.apply(create(name, 5, n)).await.unwrap();
         for member in 0..=n {
             engine.apply(join(name, member)).await.unwrap();
         }
     }
+    for command in newer() {
+        engine.apply(command).await.unwrap();
+    }
     engine.close().await.unwrap();
     dir.join("registry.db")
+}
+
+/// What fills the tables that came with version 2, each with a row or two.
+fn newer() -> Vec<Command> {
+    let by = Actor { sig_key: print(1), admin: true };
+    let token = |n| NewToken {
+        id: TokenId::from_bytes([n; 4]),
+        digest: TokenDigest::from_bytes([n; 32]),
+        label: Label::new("for the lab").unwrap(),
+        ttl: Duration::from_secs(3600),
+        uses: u32::from(n),
+    };
+    let issue = |n| Command::IssueToken { cluster: by_name("beta"), by, token: token(n) };
+    let comms = |n| Command::Register {
+        claimed: Some(node_id(n)),
+        fresh: node_id(n),
+        sig_key: print(n),
+        comms_key: Some(key(!n)),
+    };
+    vec![
+        issue(1),
+        issue(2),
+        Command::Expel { cluster: by_name("gamma"), by, member: node_id(2) },
+        leave("gamma", 1),
+        comms(3),
+        comms(4),
+        rotate(NODES, NODES + 1),
+        rotate(NODES + 1, NODES + 2),
+    ]
 }
 
 /// Everything that can be seen of a registry as [`registry`] makes it.
@@ -36,16 +74,29 @@ async fn all(engine: &dyn Engine) -> String {
     for name in ["alpha", "beta", "gamma"] {
         seen += &format!("{:?}", with_keys(&*find(engine, name).await));
     }
+    for n in 0..NODES + 3 {
+        seen += &seen_of(engine, n).await;
+    }
     for n in 0..NODES {
         // Whose ID is it, and what is its latest ID? If it is as it was, nothing is written.
         let own = engine.apply(register(n)).await.unwrap();
-        let latest =
-            Command::Register { claimed: None, fresh: node_id(u32::MAX), sig_key: print(n) };
+        let latest = Command::Register {
+            claimed: None,
+            fresh: node_id(u32::MAX),
+            sig_key: print(n),
+            comms_key: None,
+        };
         assert_eq!(engine.apply(latest).await.unwrap(), own);
         assert_eq!(own, Outcome::Registered(node_id(n)));
     }
     seen += &format!("{:?}", engine.counts());
     seen
+}
+
+async fn seen_of(engine: &dyn Engine, n: u32) -> String {
+    let Node { ids, retired, comms_keys } = engine.node(&print(n)).await.unwrap();
+    let keys = ids.iter().filter_map(|id| comms_keys.get(id)).map(|key| (key, key.der().to_vec()));
+    format!("{ids:?} {retired} {:?}", keys.collect::<Vec<_>>())
 }
 
 fn refused(dir: &Path) -> StoreError {
@@ -99,7 +150,7 @@ async fn a_file_cut_short_is_refused() {
         assert_eq!(fs::metadata(&path).unwrap().len(), length as u64);
     }
     fs::write(&path, &whole).unwrap();
-    assert_eq!(open(dir.path()).counts().nodes, NODES as usize);
+    assert_eq!(open(dir.path()).counts().nodes, NODES as usize + 1);
 }
 
 #[test]
@@ -138,13 +189,30 @@ async fn rows_that_do_not_decode_are_named() {
         ("registry", format!("UPDATE registry SET id = x'{own}', sum = 0")),
         ("nodes", "DELETE FROM nodes WHERE seq = 5".to_owned()),
         ("nodes", "UPDATE nodes SET sig_print = zeroblob(32) WHERE seq = 5".to_owned()),
-        ("nodes", "UPDATE nodes SET seq = 5000 WHERE seq = 300".to_owned()),
+        ("nodes", "UPDATE nodes SET seq = 5000 WHERE seq = 301".to_owned()),
         ("clusters", "UPDATE clusters SET name = '7 up' WHERE name = 'beta'".to_owned()),
         ("clusters", "UPDATE clusters SET size = 1000000 WHERE name = 'beta'".to_owned()),
         ("members", "UPDATE members SET endpoints = 'nowhere' WHERE rank = 0".to_owned()),
         ("members", "UPDATE members SET rank = 60 WHERE rank = 0".to_owned()),
         ("members", "DELETE FROM members WHERE rank = 0".to_owned()),
-        ("members", "DELETE FROM clusters WHERE name = 'beta'".to_owned()),
+        ("terms", "DELETE FROM clusters WHERE name = 'beta'".to_owned()),
+        ("nodes", "DELETE FROM nodes WHERE seq = 301".to_owned()),
+        ("terms", "UPDATE terms SET policy = 'token'".to_owned()),
+        ("terms", "UPDATE terms SET owner = NULL".to_owned()),
+        ("members", "DELETE FROM expelled".to_owned()),
+        ("expelled", "UPDATE expelled SET sig_print = zeroblob(32)".to_owned()),
+        (
+            "departed",
+            "DELETE FROM members WHERE (cluster, rank) IN (SELECT cluster, rank FROM departed)"
+                .to_owned(),
+        ),
+        ("departed", "UPDATE departed SET rank = 3".to_owned()),
+        ("tokens", "UPDATE tokens SET uses = 1 WHERE place = 2".to_owned()),
+        ("tokens", "UPDATE tokens SET place = 3 WHERE place = 1".to_owned()),
+        ("comms_keys", "UPDATE comms_keys SET print = zeroblob(32)".to_owned()),
+        ("comms_keys", "DELETE FROM nodes; DELETE FROM retirements".to_owned()),
+        ("retirements", "DELETE FROM retirements WHERE seq = 1".to_owned()),
+        ("retirements", "UPDATE retirements SET after_node = 3".to_owned()),
     ] {
         let dir = tempfile::tempdir().unwrap();
         registry(dir.path()).await;

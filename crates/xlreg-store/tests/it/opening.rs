@@ -34,10 +34,10 @@ async fn a_second_server_on_the_same_directory_is_told_who_has_it() {
 async fn a_file_from_the_future_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     closed(dir.path()).await;
-    operator(dir.path()).pragma_update(None, "user_version", 2).unwrap();
+    operator(dir.path()).pragma_update(None, "user_version", 3).unwrap();
     let before = fs::read(dir.path().join("registry.db")).unwrap();
     let error = try_open(dir.path()).unwrap_err();
-    let expected = matches!(error, StoreError::Newer { got: 2, known: 1, .. });
+    let expected = matches!(error, StoreError::Newer { got: 3, known: 2, .. });
     assert!(expected, "{error}");
     assert!(error.to_string().contains("newer version"), "{error}");
     assert_eq!(fs::read(dir.path().join("registry.db")).unwrap(), before);

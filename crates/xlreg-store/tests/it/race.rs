@@ -18,14 +18,14 @@ async fn joins_never_exceed_the_size() {
         let ranks = race_to_join(&engine, 200).await;
         assert!(ranks.keys().copied().eq(0..10), "{ranks:?}");
         let cluster = find(&*engine, "alpha").await;
-        assert_eq!((cluster.members.len(), cluster.revision), (10, 10));
+        assert_eq!((cluster.seats.len(), cluster.revision), (10, 10));
         for (rank, number) in &ranks {
-            assert_eq!(cluster.members[*rank].id, node_id(*number));
+            assert_eq!(cluster.seats[*rank].holder().unwrap().id, node_id(*number));
         }
     }
     let again = open(dir.path());
     let cluster = find(&again, "alpha").await;
-    assert_eq!(cluster.members.len(), 10);
+    assert_eq!(cluster.seats.len(), 10);
     assert_eq!(again.counts().members, 10);
 }
 
@@ -58,6 +58,7 @@ async fn an_id_goes_to_one_key_only() {
             claimed: Some(node_id(1)),
             fresh: node_id(2),
             sig_key: print(sig),
+            comms_key: None,
         };
         let mut tasks = JoinSet::new();
         for sig in 0..100 {
@@ -86,7 +87,7 @@ async fn a_write_that_was_answered_is_seen() {
                 for member in 0..2 {
                     engine.apply(join(&name, member)).await.unwrap();
                     let seen = find(&*engine, &name).await;
-                    assert_eq!(seen.members.len(), member as usize + 1);
+                    assert_eq!(seen.seats.len(), member as usize + 1);
                 }
             });
         }

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::Limits;
+use xlreg_core::registry::Who;
 use xlreg_core::{
-    Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Name, NodeId, Outcome, PublicKey,
+    Admission, Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Name, NodeId, Outcome,
+    PublicKey, Time,
 };
 use xlreg_store::{ApplyError, Engine, LocalEngine, StoreError};
 
@@ -50,7 +53,7 @@ pub(crate) fn by_name(text: &str) -> ClusterKey {
     ClusterKey::Name(name(text))
 }
 
-fn key(number: u32) -> PublicKey {
+pub(crate) fn key(number: u32) -> PublicKey {
     let der = [number.to_be_bytes(); 70].concat();
     PublicKey::from_checked(&der, print(number))
 }
@@ -74,16 +77,16 @@ pub(crate) fn register(number: u32) -> Command {
         claimed: Some(node_id(number)),
         fresh: node_id(u32::MAX),
         sig_key: print(number),
+        comms_key: None,
     }
 }
 
 pub(crate) fn create(text: &str, size: u32, fresh: u32) -> Command {
     Command::Create {
-        name: name(text),
-        attrs: u64::MAX,
-        size,
-        endpoint_count: 1,
+        new: NewCluster { attrs: u64::MAX, ..NewCluster::open(name(text), size, 1) },
+        owner: print(1),
         fresh: cluster_id(fresh),
+        strict: false,
     }
 }
 
@@ -91,7 +94,18 @@ pub(crate) fn join(cluster: &str, number: u32) -> Command {
     Command::Join {
         cluster: by_name(cluster),
         member: member(number, &format!("node_{number}"), number, 1),
+        admission: Admission::OldWire,
     }
+}
+
+pub(crate) fn leave(cluster: &str, number: u32) -> Command {
+    let who = Who { sig_key: print(number), name: None };
+    Command::Leave { cluster: by_name(cluster), who }
+}
+
+/// One sig key in the place of another.
+pub(crate) fn rotate(old: u32, new: u32) -> Command {
+    Command::Rotate { old: print(old), sig_key: Some(key(new)), comms_key: None }
 }
 
 pub(crate) async fn joined(engine: &dyn Engine, command: Command) -> (Arc<Cluster>, usize) {
@@ -101,12 +115,16 @@ pub(crate) async fn joined(engine: &dyn Engine, command: Command) -> (Arc<Cluste
     }
 }
 
-/// The members as they are compared: [`PublicKey`]s are equal if their fingerprints are, so their
-/// bytes stand beside them.
+/// A cluster as it is compared: without the time of its last change, which is not kept, and with the
+/// members' keys beside it, since [`PublicKey`]s are equal if their fingerprints are.
 pub(crate) fn with_keys(cluster: &Cluster) -> (Cluster, Vec<[Vec<u8>; 2]>) {
-    let keys = cluster.members.iter();
-    let keys = keys.map(|member| [member.comms_key.der().into(), member.sig_key.der().into()]);
-    (cluster.clone(), keys.collect())
+    let keys = cluster.holders();
+    let keys = keys.map(|(_, member)| [member.comms_key.der().into(), member.sig_key.der().into()]);
+    (without_time(cluster), keys.collect())
+}
+
+pub(crate) fn without_time(cluster: &Cluster) -> Cluster {
+    Cluster { active: Time::default(), ..cluster.clone() }
 }
 
 pub(crate) async fn find(engine: &dyn Engine, text: &str) -> Arc<Cluster> {

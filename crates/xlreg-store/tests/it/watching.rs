@@ -16,7 +16,7 @@ async fn until_full(mut receiver: watch::Receiver<Arc<Cluster>>) -> Arc<Cluster>
         let cluster = Arc::clone(&receiver.borrow_and_update());
         assert!(cluster.revision >= revision, "went back");
         revision = cluster.revision;
-        if cluster.is_full() {
+        if cluster.is_complete() {
             return cluster;
         }
         receiver.changed().await.unwrap();
@@ -45,7 +45,7 @@ async fn no_follower_misses_the_last_change() {
                 join.await.unwrap().unwrap();
             }
             for follower in followers {
-                assert_eq!(follower.await.unwrap().members.len(), 8);
+                assert_eq!(follower.await.unwrap().seats.len(), 8);
             }
         }
     }
@@ -58,11 +58,11 @@ async fn each_change_is_told_once() {
     for engine in both(dir.path()) {
         engine.apply(create("alpha", 3, 1)).await.unwrap();
         let mut receiver = engine.watch(&cluster_id(1)).unwrap();
-        assert!(receiver.borrow_and_update().members.is_empty());
+        assert!(receiver.borrow_and_update().seats.is_empty());
         for number in 0..3 {
             engine.apply(join("alpha", number)).await.unwrap();
             assert!(receiver.has_changed().unwrap());
-            assert_eq!(receiver.borrow_and_update().members.len(), number as usize + 1);
+            assert_eq!(receiver.borrow_and_update().seats.len(), number as usize + 1);
         }
         engine.apply(join("alpha", 0)).await.unwrap();
         engine.apply(join("alpha", 9)).await.unwrap_err();
@@ -97,6 +97,6 @@ async fn a_follower_after_a_restart_sees_what_was_kept() {
     engine.apply(create("alpha", 3, 1)).await.unwrap();
     engine.apply(join("alpha", 0)).await.unwrap();
     drop(engine);
-    let receiver = open(dir.path()).watch(&cluster_id(1)).map(|now| now.borrow().members.len());
+    let receiver = open(dir.path()).watch(&cluster_id(1)).map(|now| now.borrow().seats.len());
     assert_eq!(receiver, Some(1));
 }
