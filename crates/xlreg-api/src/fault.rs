@@ -16,6 +16,10 @@ pub const DOMAIN: &str = "xlreg";
 /// What the names of reasons begin with in the .proto file, and nowhere else.
 const PREFIX: &str = "ERROR_REASON_";
 
+/// When to ask again for room that is taken: it comes back as clusters are deleted or expire, which
+/// nobody can foretell.
+const ROOM_WAIT: Duration = Duration::from_secs(30);
+
 /// A refusal as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -150,10 +154,11 @@ impl From<Refusal> for Fault {
             | Refusal::TooFewEndpoints { .. }
             | Refusal::TooManyEndpoints { .. } => fault(ErrorReason::WrongEndpointCount),
             Refusal::ClusterFull { size } => fault(ErrorReason::ClusterFull).with("size", size),
-            Refusal::RegistryFull => fault(ErrorReason::RegistryFull),
-            Refusal::Quota { what, max } => {
-                fault(ErrorReason::QuotaExceeded).with("what", what).with("max", max)
-            }
+            Refusal::RegistryFull => fault(ErrorReason::RegistryFull).retry_after(ROOM_WAIT),
+            Refusal::Quota { what, max } => fault(ErrorReason::QuotaExceeded)
+                .with("what", what)
+                .with("max", max)
+                .retry_after(ROOM_WAIT),
             Refusal::NotRegistered => fault(ErrorReason::NotRegistered),
             Refusal::KeyRetired => fault(ErrorReason::KeyRetired),
             Refusal::CommsKeyDiffers => fault(ErrorReason::CommsKeyDiffers),

@@ -510,9 +510,10 @@ pub enum ErrorReason {
     KeyNotAllowed = 21,
     /// PERMISSION_DENIED: the caller's key was expelled from this cluster.
     Expelled = 22,
-    /// RESOURCE_EXHAUSTED: the caller has as much as one key may have. Metadata: what, max.
+    /// RESOURCE_EXHAUSTED, with RetryInfo: the caller has as much as one key may have, until some of
+    /// it goes. Metadata: what, max.
     QuotaExceeded = 23,
-    /// RESOURCE_EXHAUSTED: the registry remembers as much as it may. Metadata: none.
+    /// RESOURCE_EXHAUSTED, with RetryInfo: the registry remembers as much as it may.
     RegistryFull = 24,
     /// RESOURCE_EXHAUSTED, with RetryInfo: too many requests in too short a time. Metadata: what.
     RateLimited = 25,
