@@ -48,6 +48,13 @@ pub struct Modern {
     pub watches_per_key_max: usize,
     /// Requests under way at once on one connection.
     pub streams_per_connection_max: u32,
+    /// Requests under way for one sig key, until their answers have been taken.
+    pub requests_per_key_max: usize,
+    /// The same for one IP address.
+    pub requests_per_address_max: usize,
+    /// The same in all. An answer that nobody takes may cost 100 KiB, for as long as `request` and
+    /// `stall` together.
+    pub requests_max: usize,
     /// Handshakes of one IP address.
     pub handshakes: Rate,
     /// Requests of one sig key.
@@ -74,6 +81,9 @@ impl Default for Modern {
             connections_per_key_max: 1024,
             watches_per_key_max: 1024,
             streams_per_connection_max: 128,
+            requests_per_key_max: 256,
+            requests_per_address_max: 1024,
+            requests_max: 8192,
             handshakes: Rate { per_second: 500, burst: 2000 },
             requests: Rate { per_second: 500, burst: 2000 },
             registrations: Rate { per_second: 100, burst: 2000 },
@@ -191,6 +201,9 @@ pub struct FileModern {
     connections_per_key_max: Option<usize>,
     watches_per_key_max: Option<usize>,
     streams_per_connection_max: Option<u32>,
+    requests_per_key_max: Option<usize>,
+    requests_per_address_max: Option<usize>,
+    requests_max: Option<usize>,
     handshakes_per_second: Option<u32>,
     handshakes_burst: Option<u32>,
     requests_per_second: Option<u32>,
@@ -393,6 +406,17 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             file.streams_per_connection_max,
             default.streams_per_connection_max,
         )?,
+        requests_per_key_max: count(
+            "modern.requests-per-key-max",
+            file.requests_per_key_max,
+            default.requests_per_key_max,
+        )?,
+        requests_per_address_max: count(
+            "modern.requests-per-address-max",
+            file.requests_per_address_max,
+            default.requests_per_address_max,
+        )?,
+        requests_max: count("modern.requests-max", file.requests_max, default.requests_max)?,
         handshakes: rate(
             ("modern.handshakes-per-second", file.handshakes_per_second),
             ("modern.handshakes-burst", file.handshakes_burst),
@@ -500,6 +524,9 @@ mod tests {
             connections-per-key-max = 33
             watches-per-key-max = 34
             streams-per-connection-max = 35
+            requests-per-key-max = 51
+            requests-per-address-max = 52
+            requests-max = 53
             handshakes-per-second = 36
             handshakes-burst = 37
             requests-per-second = 38
@@ -543,6 +570,9 @@ mod tests {
                 connections_per_key_max: 33,
                 watches_per_key_max: 34,
                 streams_per_connection_max: 35,
+                requests_per_key_max: 51,
+                requests_per_address_max: 52,
+                requests_max: 53,
                 handshakes: Rate { per_second: 36, burst: 37 },
                 requests: Rate { per_second: 38, burst: 39 },
                 registrations: Rate { per_second: 40, burst: 41 },

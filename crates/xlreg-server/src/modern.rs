@@ -1,11 +1,12 @@
 //! The modern door: TLS 1.3 and gRPC on one connection.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -34,7 +35,7 @@ use crate::config::{Access, Modern};
 use crate::lifetimes::Presence;
 use crate::rates::Rates;
 use crate::service::Api;
-use crate::tally::Tally;
+use crate::tally::{Place, Tally};
 
 /// Bytes of a request's headers. Stock clients send some hundred.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -71,6 +72,10 @@ pub(crate) struct Shared {
     pub(crate) handshake_rates: Rates<std::net::IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
     pub(crate) registration_rates: Rates<std::net::IpAddr>,
+    /// Requests whose answers have not been taken yet, of each key.
+    pub(crate) requests: Tally<Fingerprint>,
+    /// The same of each address, and in all.
+    pub(crate) requests_of: Tally<Option<std::net::IpAddr>>,
     /// Streams that follow a cluster, of each key.
     pub(crate) watches: Tally<Fingerprint>,
     pub(crate) stop: CancellationToken,
@@ -94,6 +99,8 @@ pub(crate) struct Peer {
     /// When the last request came, in milliseconds since the connection was made.
     used: AtomicU64,
     began: Instant,
+    /// Answers that have not been taken yet.
+    owed: Owed,
 }
 
 impl Peer {
@@ -130,7 +137,7 @@ pub(crate) enum Over {
     #[error("the connection is over")]
     Ended,
     /// It was cut off because it took nothing in.
-    #[error("cut off: it did not read what it asked to be told")]
+    #[error("cut off: it did not read what it had asked for")]
     Stalled,
     /// It broke, or broke the rules of HTTP/2.
     #[error("the connection broke: {0}")]
@@ -217,6 +224,7 @@ impl Front {
             cut: CancellationToken::new(),
             used: AtomicU64::new(0),
             began: Instant::now(),
+            owed: Owed::default(),
         };
         Ok((stream, Arc::new(peer)))
     }
@@ -245,11 +253,13 @@ impl Front {
                 .serve_connection(TokioIo::new(stream), service)
         );
         let mut stopping = false;
+        let mut overdue = pin!(peer.owed.too_long(bounds.request + bounds.stall));
         let mut idle = Instant::now() + bounds.idle;
         loop {
             tokio::select! {
                 ended = connection.as_mut() => return ended.map_or_else(Over::Broken, |()| Over::Ended),
                 () = peer.cut.cancelled() => return Over::Stalled,
+                () = overdue.as_mut() => return Over::Stalled,
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
@@ -306,8 +316,124 @@ impl Service<Request<hyper::body::Incoming>> for Entrance {
             let status = Status::from(limited("requests", wait));
             return Box::pin(async move { Ok(status.into_http()) });
         }
+        let taken = match self.front.take_request(&self.peer, request.uri().path()) {
+            Ok(taken) => taken,
+            Err(fault) => {
+                let status = Status::from(fault);
+                return Box::pin(async move { Ok(status.into_http()) });
+            }
+        };
         request.extensions_mut().insert(Arc::clone(&self.peer));
-        Box::pin(self.front.routes.clone().oneshot(request))
+        let answer = self.front.routes.clone().oneshot(request);
+        Box::pin(async move {
+            let answer = answer.await?;
+            Ok(answer.map(|body| match taken {
+                Some(taken) => Body::new(Answer { body, _taken: taken }),
+                None => body,
+            }))
+        })
+    }
+}
+
+/// Calls whose answers are streams without an end, and held to bounds of their own.
+const STREAMS: [&str; 4] = [
+    "/xlreg.v2.Registry/WatchCluster",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+impl Front {
+    /// Counts a request until its answer has been taken: an answer that nobody takes is memory.
+    fn take_request(&self, peer: &Arc<Peer>, path: &str) -> Result<Option<Taken>, Fault> {
+        if STREAMS.contains(&path) {
+            return Ok(None);
+        }
+        let Shared { bounds, requests, requests_of, .. } = &*self.shared;
+        let crowded = || limited("requests under way", bounds.stall);
+        let places = (
+            requests.take(peer.print(), bounds.requests_per_key_max).ok_or_else(crowded)?,
+            requests_of
+                .take(Some(peer.address.ip()), bounds.requests_per_address_max)
+                .ok_or_else(crowded)?,
+            requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?,
+        );
+        Ok(Some(Taken { number: peer.owed.begin(), peer: Arc::clone(peer), _places: places }))
+    }
+}
+
+/// Answers of one connection that have not been taken, and since when.
+#[derive(Debug, Default)]
+struct Owed(Mutex<(u64, BTreeMap<u64, Instant>)>);
+
+impl Owed {
+    fn begin(&self) -> u64 {
+        let mut owed = self.lock();
+        owed.0 += 1;
+        let number = owed.0;
+        owed.1.insert(number, Instant::now());
+        number
+    }
+
+    fn end(&self, number: u64) {
+        self.lock().1.remove(&number);
+    }
+
+    /// Waits until one has been owed for `limit`.
+    async fn too_long(&self, limit: Duration) {
+        loop {
+            // Numbers rise with time.
+            let oldest = self.lock().1.first_key_value().map(|(_, since)| *since);
+            match oldest {
+                Some(since) if since.elapsed() >= limit => return,
+                Some(since) => sleep_until(since + limit).await,
+                None => sleep(limit).await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Instant>)> {
+        // Nothing under this lock panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is counted.
+struct Taken {
+    number: u64,
+    peer: Arc<Peer>,
+    _places: (Place<Fingerprint>, Place<Option<std::net::IpAddr>>, Place<Option<std::net::IpAddr>>),
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.peer.owed.end(self.number);
+    }
+}
+
+/// An answer that is counted until it has been taken, or given up.
+struct Answer {
+    body: Body,
+    _taken: Taken,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = <Body as hyper::body::Body>::Data;
+    type Error = <Body as hyper::body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
     }
 }
 

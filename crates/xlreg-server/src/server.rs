@@ -126,6 +126,8 @@ impl Server {
             handshake_rates: Rates::new(config.modern.handshakes),
             request_rates: Rates::new(config.modern.requests),
             registration_rates: Rates::new(config.modern.registrations),
+            requests: Tally::default(),
+            requests_of: Tally::default(),
             watches: Tally::default(),
             stop: stop.clone(),
         });
