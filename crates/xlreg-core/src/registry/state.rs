@@ -10,12 +10,12 @@ use crate::{Cluster, ClusterId, Fingerprint, Name, NodeId, PublicKey, Seat, Time
 
 /// The maps behind both the state and what is layered over it.
 #[derive(Debug, Default)]
-struct Maps {
-    owners: HashMap<NodeId, Fingerprint>,
+pub(super) struct Maps {
+    pub(super) owners: HashMap<NodeId, Fingerprint>,
     comms: HashMap<NodeId, PublicKey>,
-    keys: HashMap<Fingerprint, KeyRecord>,
-    clusters: HashMap<ClusterId, Arc<Cluster>>,
-    names: BTreeMap<Name, ClusterId>,
+    pub(super) keys: HashMap<Fingerprint, KeyRecord>,
+    pub(super) clusters: HashMap<ClusterId, Arc<Cluster>>,
+    pub(super) names: BTreeMap<Name, ClusterId>,
     counts: Counts,
 }
 
@@ -118,7 +118,7 @@ impl Maps {
 /// The registry's state in memory: every change so far, applied.
 #[derive(Debug, Default)]
 pub struct Registry {
-    maps: Maps,
+    pub(super) maps: Maps,
     limits: Limits,
     /// When each cluster that has a time ends, soonest first.
     deadlines: BTreeSet<(Time, ClusterId)>,
