@@ -77,7 +77,8 @@ impl Life {
             created: now,
             fill_by: lifetime.fill_within.map(|within| now.after(within)),
             ends: lifetime.ttl.map(|ttl| now.after(ttl)),
-            idle: lifetime.idle,
+            // In whole milliseconds, as time is told and kept.
+            idle: lifetime.idle.map(|idle| now.after(idle).since(now)),
             with_owner: lifetime.with_owner,
         }
     }

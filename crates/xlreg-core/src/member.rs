@@ -11,7 +11,7 @@ pub const ATTR_SOLO: u64 = 4;
 
 /// A node with its ID, as it presents itself to a cluster and as the roster shows it.
 ///
-/// Its rank is not part of it: that is its place in [`crate::Cluster::members`].
+/// Its rank is not part of it: that is its place in [`crate::Cluster::seats`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// The ID, which belongs to `sig_key`.

@@ -145,10 +145,8 @@ fn write_terms(connection: &Connection, cluster: &Cluster) -> rusqlite::Result<(
     };
     let keys: Option<Vec<u8>> = keys;
     let time = |time: Time| ValueRef::Integer(time.as_millis().cast_signed());
-    // A longer one lasts as good as for ever.
-    let millis = |idle: Duration| {
-        ValueRef::Integer(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).cast_signed())
-    };
+    // Counted from 1970, a duration is a time.
+    let millis = |idle: Duration| time(Time::default().after(idle));
     let values = [
         ValueRef::Blob(cluster.id.as_bytes()),
         owner.as_ref().map_or(ValueRef::Null, |owner| ValueRef::Blob(owner.as_bytes())),
