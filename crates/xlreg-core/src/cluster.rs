@@ -276,12 +276,7 @@ impl Cluster {
     /// The changes after `revision`, if all of them are remembered.
     #[must_use]
     pub fn events_after(&self, revision: u64) -> Option<&[Arc<Event>]> {
-        // The end raises the revision too, and is no event.
-        let roster = self.revision.checked_sub(self.gone.is_some().into())?;
-        let missed = match self.revision.checked_sub(revision)? {
-            0 => 0,
-            _ => usize::try_from(roster.checked_sub(revision)?).ok()?,
-        };
+        let missed = usize::try_from(self.revision.checked_sub(revision)?).ok()?;
         let known = &self.events.0;
         known.get(known.len().checked_sub(missed)?..)
     }
@@ -430,7 +425,7 @@ impl Cluster {
         self
     }
 
-    /// The state of this cluster that tells watchers of its end.
+    /// The state of this cluster that tells watchers of its end, which is no change of the roster.
     #[must_use]
     pub fn ended(&self, how: Gone) -> Self {
         Self { gone: Some(how), ..self.clone() }
