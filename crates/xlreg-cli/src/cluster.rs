@@ -83,12 +83,7 @@ fn new_name(text: &str) -> Result<Name, String> {
 async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     let registry = args.connect.registry()?;
     let identity = args.who.identity().await?;
-    let new = NewCluster {
-        name: args.name.clone(),
-        size: args.size,
-        endpoint_count: args.endpoints,
-        attrs: 0,
-    };
+    let new = NewCluster::open(args.name.clone(), args.size, args.endpoints);
     let made = registry
         .create(&identity, &new)
         .await

@@ -179,10 +179,14 @@ fn code_of(error: &Error) -> Code {
         Error::Unreachable { .. }
         | Error::HungUp { .. }
         | Error::Lost { .. }
-        | Error::NotTheRegistry { .. } => Code::Unreachable,
+        | Error::NotTheRegistry { .. }
+        | Error::WrongKey { .. }
+        | Error::Untrusted { .. } => Code::Unreachable,
         Error::NoAnswer { .. } | Error::Incomplete(_) => Code::Incomplete,
         Error::Refused { reason, .. } => code_of_reason(reason),
-        Error::MembersOnly { .. } => Code::Refused,
+        Error::MembersOnly { .. } | Error::NotTaken { .. } | Error::OldWire { .. } => Code::Refused,
+        Error::Gone { .. } => Code::NotFound,
+        Error::Invitation(_) => Code::Usage,
         Error::Differs { .. } => Code::Conflict,
         Error::Identity(IdentityError::Exists { .. }) => Code::Conflict,
         Error::Identity(IdentityError::Missing { .. }) => Code::NotFound,
@@ -190,6 +194,7 @@ fn code_of(error: &Error) -> Code {
         | Error::File { .. }
         | Error::Text { .. }
         | Error::Key(_)
+        | Error::Tls(_)
         | Error::Identity(_) => Code::Failed,
     }
 }
@@ -198,10 +203,16 @@ fn code_of_reason(reason: &Reason) -> Code {
     match reason {
         Reason::Known(Refusal::UnknownClusterId | Refusal::UnknownClusterName) => Code::NotFound,
         Reason::Known(Refusal::ClusterFull { .. }) => Code::Full,
-        Reason::Known(Refusal::IdInUse | Refusal::MemberNameInUse | Refusal::MemberIdInUse) => {
+        Reason::Known(
+            Refusal::IdInUse
+            | Refusal::MemberNameInUse
+            | Refusal::MemberIdInUse
+            | Refusal::CommsKeyDiffers
+            | Refusal::KeyInUse,
+        ) => {
             Code::Conflict
         }
-        Reason::Known(_) | Reason::Other(_) => Code::Refused,
+        Reason::Known(_) | Reason::Fault(_) | Reason::Other(_) => Code::Refused,
     }
 }
 

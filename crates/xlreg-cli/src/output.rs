@@ -72,7 +72,7 @@ pub(crate) fn roster(roster: &Roster) -> String {
     if here == 0 {
         return title;
     }
-    let rows = roster.members.iter().enumerate().map(|(rank, member)| {
+    let rows = roster.iter().map(|(rank, member)| {
         let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
         vec![rank.to_string(), member.name.to_string(), endpoints.join(" "), member.id.to_string()]
     });

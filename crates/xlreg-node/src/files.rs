@@ -85,6 +85,28 @@ pub fn create_with(
     }
 }
 
+/// Puts a file in the place of another in the same directory: whoever looks sees the one or the
+/// other.
+///
+/// # Errors
+/// What the operating system says; both stand as they were then.
+pub fn rename_with(from: &Path, to: &Path, durability: Durability) -> io::Result<()> {
+    fs::rename(from, to)?;
+    durability.sync_dir(parent(to))
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// What the operating system says.
+pub fn remove_with(path: &Path, durability: Durability) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => durability.sync_dir(parent(path)),
+    }
+}
+
 /// Reads a text of at most `bytes_max` bytes, into memory that is wiped when it is dropped.
 ///
 /// # Errors

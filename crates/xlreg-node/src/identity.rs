@@ -40,6 +40,14 @@ pub enum IdentityError {
         /// The directory.
         dir: PathBuf,
     },
+    /// There are keys already that are about to take the place of this identity's.
+    #[error(
+        "{path} holds keys that have not taken the place of the present ones yet: finish that, by rotating keys again, before others are made"
+    )]
+    Staged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that can't be read or written.
     #[error("{doing} {path}: {source}")]
     File {
@@ -150,19 +158,8 @@ impl Identity {
     /// # Errors
     /// [`IdentityError::Missing`] if there is none, and others if its file is not usable.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
-        let path = dir.join(NODE_FILE);
-        let text = match files::read_text(&path, FILE_BYTES_MAX) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(IdentityError::Missing { dir: dir.to_owned() });
-            }
-            Err(source) => {
-                return Err(IdentityError::File { doing: "reading", path, source });
-            }
-        };
-        let node = NodeFile::parse(&text)
-            .map_err(|source| IdentityError::Text { path: path.clone(), source })?;
-        refuse_exposed(&path)?;
+        let missing = || IdentityError::Missing { dir: dir.to_owned() };
+        let node = read(&dir.join(NODE_FILE))?.ok_or_else(missing)?;
         let name = node.name.clone();
         let dir = Some(dir.to_owned());
         Ok(Self { node: Arc::new(node), name, dir, durability: Durability::default() })
@@ -234,6 +231,11 @@ impl Identity {
         &self.node
     }
 
+    /// The same identity with another file's content.
+    pub(crate) fn with_node(&self, node: NodeFile) -> Self {
+        Self { node: Arc::new(node), ..self.clone() }
+    }
+
     /// Signs what this node says of itself to a registry: one RSA private operation.
     ///
     /// # Errors
@@ -243,6 +245,20 @@ impl Identity {
         Claim::sign(self.id(), self.name.clone(), attrs, comms, self.sig_key(), endpoints)
             .map_err(|source| IdentityError::Key { name: self.name.clone(), source })
     }
+}
+
+/// Reads a node file, if it is there.
+pub(crate) fn read(path: &Path) -> Result<Option<NodeFile>, IdentityError> {
+    let path = path.to_owned();
+    let text = match files::read_text(&path, FILE_BYTES_MAX) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::File { doing: "reading", path, source }),
+    };
+    let parsed = NodeFile::parse(&text);
+    let node = parsed.map_err(|source| IdentityError::Text { path: path.clone(), source })?;
+    refuse_exposed(&path)?;
+    Ok(Some(node))
 }
 
 /// Finds out before keys are made that there would be no place for them.

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Whoever asks says who it is; an identity for once will do.
     let admin = Identity::generate("admin".parse()?).await?;
 
-    let new = NewCluster { name: name.parse()?, size: size.parse()?, endpoint_count: 1, attrs: 0 };
+    let new = NewCluster::open(name.parse()?, size.parse()?, 1);
     let made = registry.create(&admin, &new).await?;
     println!("cluster {name} ({}) is for {} members", made.id, made.size);
 

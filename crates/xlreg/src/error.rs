@@ -6,12 +6,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use xlreg_core::{Endpoint, Name, Refusal};
+use xlreg_api::fault::Fault;
+use xlreg_api::invitation::InvitationError;
+use xlreg_api::v2::ErrorReason;
+use xlreg_core::cluster::Gone;
+use xlreg_core::{Endpoint, Fingerprint, Name, Refusal};
 use xlreg_node::IdentityError;
 use xlreg_proto::hello::ReplyError;
 use xlreg_proto::keys::KeyError;
 use xlreg_proto::message::MessageError;
 use xlreg_proto::text::TextError;
+use xlreg_tls::TlsError;
+
+use crate::wire::Wire;
 
 /// Why an operation failed.
 #[derive(Debug, Error)]
@@ -34,10 +41,40 @@ pub enum Error {
         /// How that showed.
         source: ReplyError,
     },
+    /// Another registry answers there, or someone in its place. Nothing was sent to it.
+    #[error(
+        "the server at {endpoint} has sig key sha256 {got}, but these credentials are for sha256 {expected}: it is another registry, or its keys were made anew; fetch its credentials again from whoever runs it, and compare that fingerprint with theirs"
+    )]
+    WrongKey {
+        /// Its address.
+        endpoint: Endpoint,
+        /// The fingerprint of the registry's sig key in the credentials.
+        expected: Fingerprint,
+        /// That of the key which the server shows.
+        got: Fingerprint,
+    },
+    /// Somebody answers there whose TLS is not a registry's.
+    #[error("the server at {endpoint} does not prove to be the registry: {problem}")]
+    Untrusted {
+        /// Its address.
+        endpoint: Endpoint,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The server broke off the handshake because of what we showed.
+    #[error(
+        "the server at {endpoint} broke off the TLS handshake ({alert}): most likely it does not take this identity's certificate, whose sig key must be RSA of 2048 to 4096 bits; its log says why"
+    )]
+    NotTaken {
+        /// Its address.
+        endpoint: Endpoint,
+        /// The alert by which it said so.
+        alert: String,
+    },
     /// Whoever answers there hangs up on our hello, without a word: so does a registry that can't
     /// open it, one that has no room, and one that is stopping.
     #[error(
-        "the server at {endpoint} hung up on our hello ({source}): it does not hold the comms key of these credentials, has no room, or is stopping; are these its current credentials?"
+        "the server at {endpoint} hung up on our hello ({source}): it does not hold the keys of these credentials, does not speak their version, has no room, or is stopping; are these its current credentials?"
     )]
     HungUp {
         /// Its address.
@@ -104,6 +141,31 @@ pub enum Error {
         /// How many endpoints each must bring.
         endpoint_count: u32,
     },
+    /// The cluster is no more.
+    #[error("cluster {cluster} is gone: {}", how_gone(*.how))]
+    Gone {
+        /// The cluster, by its name if that is known, else its ID.
+        cluster: String,
+        /// How it came to its end; none if it happened while nobody told us, or if the registry has
+        /// lost its memory.
+        how: Option<Gone>,
+    },
+    /// The old wire has no such thing.
+    #[error(
+        "this registry is spoken to over the old wire ({wire}), which has no {what}; that takes a registry of version 2, and its credentials"
+    )]
+    OldWire {
+        /// What was asked for.
+        what: &'static str,
+        /// The wire.
+        wire: Wire,
+    },
+    /// An invitation that can't be made or used.
+    #[error(transparent)]
+    Invitation(#[from] InvitationError),
+    /// TLS that can't be set up with these keys.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file that can't be read or written.
     #[error("{doing} {path}: {source}")]
     File {
@@ -140,8 +202,15 @@ impl Error {
             | Self::HungUp { .. }
             | Self::Lost { .. }
             | Self::NoAnswer { .. } => true,
+            Self::Refused { reason, .. } => reason.is_transient(),
             Self::NotTheRegistry { .. }
-            | Self::Refused { .. }
+            | Self::WrongKey { .. }
+            | Self::Untrusted { .. }
+            | Self::NotTaken { .. }
+            | Self::Gone { .. }
+            | Self::OldWire { .. }
+            | Self::Invitation(_)
+            | Self::Tls(_)
             | Self::Incomplete(_)
             | Self::Protocol { .. }
             | Self::MembersOnly { .. }
@@ -153,6 +222,24 @@ impl Error {
         }
     }
 
+    /// Whether it is this refusal.
+    pub(crate) fn is_refusal(&self, refusal: Refusal) -> bool {
+        matches!(self, Self::Refused { reason: Reason::Known(known), .. } if *known == refusal)
+    }
+
+    /// Whether it is that no cluster is known by this key.
+    pub(crate) fn is_unknown_cluster(&self) -> bool {
+        self.is_refusal(Refusal::UnknownClusterId) || self.is_refusal(Refusal::UnknownClusterName)
+    }
+
+    /// How long the registry asks to be left alone, if it does.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { reason: Reason::Fault(fault), .. } => fault.retry_after,
+            _ => None,
+        }
+    }
+
     /// The same error, told by someone who has been waiting since `began`.
     #[must_use]
     pub fn since(mut self, began: Instant) -> Self {
@@ -160,6 +247,14 @@ impl Error {
             incomplete.waited = began.elapsed();
         }
         self
+    }
+}
+
+fn how_gone(how: Option<Gone>) -> &'static str {
+    match how {
+        Some(Gone::Deleted) => "it was deleted",
+        Some(Gone::Expired) => "it has expired",
+        None => "it was deleted or has expired, or its registry has lost its memory",
     }
 }
 
@@ -201,6 +296,8 @@ impl fmt::Display for Incomplete {
 pub enum Reason {
     /// One of the refusals that have a text of their own.
     Known(Refusal),
+    /// A refusal of the modern door that is none of those; its texts are made safe to print.
+    Fault(Box<Fault>),
     /// Something else; the registry's words, made safe to print.
     Other(String),
 }
@@ -220,16 +317,32 @@ impl Reason {
         ];
         match known.into_iter().find(|refusal| refusal.to_string() == text) {
             Some(refusal) => Self::Known(refusal),
-            // It comes from a stranger: bounded, and without control characters.
-            None => Self::Other(text.chars().take(200).flat_map(char::escape_debug).collect()),
+            None => Self::Other(printable(text)),
         }
     }
+
+    /// Whether it may pass by itself.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Fault(fault) => matches!(
+                fault.reason,
+                ErrorReason::ShuttingDown | ErrorReason::StoreFailed | ErrorReason::RateLimited
+            ),
+            Self::Known(_) | Self::Other(_) => false,
+        }
+    }
+}
+
+/// A stranger's words: bounded, and without control characters.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(refusal) => refusal.fmt(f),
+            Self::Fault(fault) => fault.fmt(f),
             Self::Other(text) if text.is_empty() => f.write_str("it does not say why"),
             Self::Other(text) => f.write_str(text),
         }
@@ -251,6 +364,12 @@ pub enum Problem {
     /// It never becomes a message.
     #[error("it is longer than any message, and none")]
     TooLong,
+    /// It is no answer but a status that says so, or can't be read.
+    #[error("it can't be read: {0}")]
+    Status(String),
+    /// It has a field that is missing or malformed.
+    #[error("it is malformed: {0}")]
+    Field(String),
     /// It says something that cannot be.
     #[error("{0}")]
     Absurd(&'static str),

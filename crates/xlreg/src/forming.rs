@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::{ClusterKey, Endpoint};
 
 use crate::error::{Error, Incomplete};
 use crate::identity::Identity;
-use crate::registry::{Membership, NewCluster, Registry, absurd};
+use crate::lookup::absurd;
+use crate::membership::Membership;
+use crate::registry::Registry;
 use crate::roster::Roster;
 
 /// A member to be.

@@ -138,6 +138,28 @@ impl Identity {
         Ok(claim.expect("signing does not panic")?)
     }
 
+    /// The private half of its sig key, for TLS.
+    pub(crate) fn sig_private(&self) -> &Arc<PrivateKey> {
+        self.inner.sig_key()
+    }
+
+    /// Signs a statement with its sig key, off the async threads.
+    pub(crate) async fn sign_by_sig(&self, statement: Vec<u8>) -> Result<Vec<u8>, Error> {
+        self.sign(Arc::clone(self.inner.sig_key()), statement).await
+    }
+
+    /// Signs a statement with its comms key, off the async threads.
+    pub(crate) async fn sign_by_comms(&self, statement: Vec<u8>) -> Result<Vec<u8>, Error> {
+        self.sign(Arc::clone(self.inner.comms_key()), statement).await
+    }
+
+    async fn sign(&self, key: Arc<PrivateKey>, statement: Vec<u8>) -> Result<Vec<u8>, Error> {
+        let signed = spawn_blocking(move || key.sign_pss(&[&statement])).await;
+        let signed = signed.expect("signing does not panic");
+        let name = self.name().clone();
+        Ok(signed.map_err(|source| IdentityError::Key { name, source })?)
+    }
+
     /// Keeps a roster below `dir`: as `roster.json` for any program, and as
     /// `.xlattice/cluster.member.config` for the original library, if this node is in it and the
     /// cluster's name is known. Returns the path of `roster.json`.
@@ -150,7 +172,7 @@ impl Identity {
         roster: &Roster,
         registry: &Credentials,
     ) -> Result<PathBuf, Error> {
-        let json = format!("{:#}\n", roster.to_json());
+        let json = format!("{:#}\n", roster.to_file_json());
         let member = self.member_file(roster, registry);
         let (dir, durability) = (dir.to_owned(), self.inner.durability());
         let write = move || {
@@ -168,7 +190,7 @@ impl Identity {
     /// What the original library keeps of a membership.
     fn member_file(&self, roster: &Roster, registry: &Credentials) -> Option<MemberFile> {
         let rank = roster.rank_of_key(self.sig_key(), self.name())?;
-        let me = roster.members.get(rank)?;
+        let me = roster.member(rank)?;
         let node = NodeFile {
             name: self.name().clone(),
             id: FileId::from(me.id),

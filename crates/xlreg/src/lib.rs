@@ -13,7 +13,7 @@
 //! let cluster = ClusterKey::Name("alpha".parse()?);
 //! let mut membership = registry.join(&identity, &cluster, vec!["127.0.0.1:4001".parse()?]).await?;
 //! let roster = membership.wait(Duration::from_secs(30)).await?;
-//! for (rank, member) in roster.members.iter().enumerate() {
+//! for (rank, member) in roster.iter() {
 //!     println!("{rank} {} {:?}", member.name, member.endpoints);
 //! }
 //! # Ok(())
@@ -24,11 +24,21 @@
 //! |---|---|
 //! | [`identity`] | a node's name, ID and keys, and the files they live in |
 //! | [`registry`] | a registry to talk to: create, join, wait, show |
+//! | [`membership`] | a member's place in a cluster |
+//! | [`following`] | a cluster as it changes |
+//! | [`commands`] | what members and owners do: list, leave, move, expel, delete |
+//! | [`tokens`] | issuing, listing and revoking what lets nodes in |
+//! | [`invitations`] | from a line of text to a registry, and back |
+//! | [`rotation`] | putting other keys in the place of a node's |
 //! | [`forming`] | a whole cluster at once, for launchers and tests |
 //! | [`roster`] | who is in a cluster, complete or not yet |
+//! | [`wire`] | what a registry is spoken to over |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
 //! | `testing` | registries and clusters for tests; needs the feature of that name |
-//! | `link` | one connection, in either dialect |
+//! | `modern`, `answers` | one connection by the modern door, and what its errors mean |
+//! | `secure` | TLS configurations, kept so that sessions resume |
+//! | `link`, `lookup` | one connection over the old wire, and a roster over it |
+//! | `pause` | how long to leave a registry alone that went away |
 //!
 //! Invariant: [`Membership::wait`] and [`Registry::wait`] give the complete roster or an error that
 //! names who is there, how many are missing and since when; never success with members missing. Key
@@ -36,21 +46,43 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
+pub mod commands;
 pub mod error;
+pub mod following;
 pub mod forming;
 pub mod identity;
+pub mod invitations;
 mod link;
+mod lookup;
+pub mod membership;
+mod modern;
+mod pause;
 pub mod registry;
 pub mod roster;
+pub mod rotation;
+mod secure;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tokens;
+pub mod wire;
 
 pub use error::{Error, Incomplete, Reason};
+pub use following::{News, Watch};
 pub use forming::Seat;
 pub use identity::Identity;
-pub use registry::{Membership, NewCluster, Registry};
+pub use membership::Membership;
+pub use registry::Registry;
 pub use roster::Roster;
-pub use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, PublicKey, Version};
+pub use rotation::NewKeys;
+pub use tokens::{JoinToken, NewToken};
+pub use wire::Wire;
+pub use xlreg_api::{Fault, Invitation, TokenSecret};
+pub use xlreg_core::cluster::{Event, EventKind, Gone, NewCluster};
+pub use xlreg_core::{
+    Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Lifetime, Member, Name, NodeId, Policy,
+    PublicKey, TokenId, Version,
+};
 pub use xlreg_node::files::Durability;
 pub use xlreg_proto::channel::Dialect;
 pub use xlreg_proto::keys::PrivateKey;

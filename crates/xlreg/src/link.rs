@@ -1,4 +1,4 @@
-//! One connection to a registry, in either dialect.
+//! One connection to a registry over the old wire, in either dialect, and how to get one at all.
 
 use std::io;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const READ_BYTES: usize = 16 * 1024;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long to wait for an answer. A registry may hold one for some seconds until there is news.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A connection whose hello has been answered.
 pub(crate) struct Link {
@@ -37,17 +37,8 @@ pub(crate) struct Link {
 impl Link {
     /// Connects to the first of the registry's addresses that answers, and says hello.
     pub(crate) async fn open(credentials: &Credentials, dialect: Dialect) -> Result<Self, Error> {
-        let mut failure = None;
-        for endpoint in &credentials.endpoints {
-            match connect(endpoint).await {
-                Ok(stream) => return Self::hello(stream, endpoint, credentials, dialect).await,
-                Err(source) => {
-                    debug!(%endpoint, %source, "no answer");
-                    failure = Some(Error::Unreachable { endpoint: endpoint.clone(), source });
-                }
-            }
-        }
-        Err(failure.expect("credentials have at least one endpoint; their reader checks that"))
+        let (stream, endpoint) = reach(&credentials.endpoints).await?;
+        Self::hello(stream, endpoint, credentials, dialect).await
     }
 
     async fn hello(
@@ -117,6 +108,21 @@ impl Link {
     }
 }
 
+/// Connects to the first of these addresses that answers.
+pub(crate) async fn reach(endpoints: &[Endpoint]) -> Result<(TcpStream, &Endpoint), Error> {
+    let mut failure = None;
+    for endpoint in endpoints {
+        match connect(endpoint).await {
+            Ok(stream) => return Ok((stream, endpoint)),
+            Err(source) => {
+                debug!(%endpoint, %source, "no answer");
+                failure = Some(Error::Unreachable { endpoint: endpoint.clone(), source });
+            }
+        }
+    }
+    Err(failure.expect("there is at least one endpoint; whoever reads a registry's checks that"))
+}
+
 async fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
     let address = (endpoint.host(), endpoint.port());
     let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address))
@@ -130,6 +136,6 @@ pub(crate) fn protocol(request: &'static str, problem: Problem) -> Error {
     Error::Protocol { request, problem }
 }
 
-fn no_answer(endpoint: Endpoint, request: &'static str) -> Error {
+pub(crate) fn no_answer(endpoint: Endpoint, request: &'static str) -> Error {
     Error::NoAnswer { endpoint, request, waited: ANSWER_DEADLINE }
 }

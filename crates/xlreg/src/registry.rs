@@ -1,57 +1,39 @@
 //! A registry to talk to: create, join, wait, show.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tracing::debug;
-use xlreg_core::limits::CLUSTER_SIZE_MAX;
-use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId, Version};
+use tokio::time::{Instant, timeout};
+use tonic::{Request as Call, Response as Answer, Status};
+use xlreg_api::fault::Fault;
+use xlreg_api::{TokenSecret, convert, proof, v2};
+use xlreg_core::cluster::NewCluster;
+use xlreg_core::{Cluster, ClusterKey, Endpoint, Lifetime, NodeId, Policy, Refusal, Time, Version};
 use xlreg_node::files;
 use xlreg_proto::channel::Dialect;
-use xlreg_proto::message::{About, ClusterInfo, Entry, Reply, Request};
+use xlreg_proto::message::{Entry, Reply, Request};
 use xlreg_proto::text::{Credentials, FILE_BYTES_MAX};
+use xlreg_tls::Pin;
 
-use crate::error::{Error, Incomplete, Problem};
+use crate::error::{Error, Problem, Reason, printable};
+use crate::following::{Follower, read};
 use crate::identity::Identity;
 use crate::link::{Link, protocol};
+use crate::lookup::{Asker, Lookup, absurd, introduce, unexpected};
+use crate::membership::{Membership, Seen};
+use crate::modern::{Client, Line};
 use crate::roster::Roster;
-
-/// How long to leave a registry alone between two lookups that found nothing new: what deployed
-/// clients do. Our servers hold a lookup longer than that, so with them there is no pause.
-const POLL_PAUSE: Duration = Duration::from_millis(50);
-
-/// The first and the longest pause before connecting again to a registry that went away.
-const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(50);
-const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(2);
+use crate::secure::{Tickets, guest};
+use crate::wire::Wire;
 
 /// A registry, known and pinned by its credentials. Holds no connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Registry {
     credentials: Arc<Credentials>,
-    dialect: Dialect,
-}
-
-/// A cluster to define.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewCluster {
-    /// Its name, unique in the registry.
-    pub name: Name,
-    /// How many members: 2 to 64.
-    pub size: u32,
-    /// Endpoints each must bring: 1, or 2 if the cluster has clients.
-    pub endpoint_count: u32,
-    /// `CLUSTER_ATTR_*` bits.
-    pub attrs: u64,
-}
-
-/// A member's place in a cluster. Keeps a connection while it waits, until it is dropped.
-pub struct Membership {
-    lookup: Lookup,
-    /// Who we are there.
-    id: NodeId,
+    wire: Wire,
+    /// What resumes TLS sessions; clones share it.
+    tickets: Arc<Tickets>,
 }
 
 impl Registry {
@@ -71,18 +53,22 @@ impl Registry {
         Ok(Self::new(credentials))
     }
 
-    /// The registry with these credentials; their version tells which dialect it speaks.
+    /// The registry with these credentials; their version tells which wire it is spoken to over.
     #[must_use]
     pub fn new(credentials: Credentials) -> Self {
-        let newer = credentials.version >= Version::FIRST_OF_1_9;
-        let dialect = if newer { Dialect::V1_9 } else { Dialect::V1_8 };
-        Self { credentials: Arc::new(credentials), dialect }
+        Self::with_tickets(credentials, Arc::default())
     }
 
-    /// The same registry, spoken to in this dialect whatever its credentials say.
+    pub(crate) fn with_tickets(credentials: Credentials, tickets: Arc<Tickets>) -> Self {
+        let wire = Wire::of(credentials.version);
+        Self { credentials: Arc::new(credentials), wire, tickets }
+    }
+
+    /// The same registry, spoken to over the old wire in this dialect, whatever its credentials
+    /// say.
     #[must_use]
     pub fn with_dialect(mut self, dialect: Dialect) -> Self {
-        self.dialect = dialect;
+        self.wire = dialect.into();
         self
     }
 
@@ -92,31 +78,36 @@ impl Registry {
         &self.credentials
     }
 
-    /// The dialect it is spoken to in.
+    /// What it is spoken to over.
     #[must_use]
-    pub fn dialect(&self) -> Dialect {
-        self.dialect
+    pub fn wire(&self) -> Wire {
+        self.wire
     }
 
-    /// Says hello and goodbye, and returns the server's version. That it can answer proves that it
-    /// holds the comms key of these credentials.
+    /// Connects and says goodbye, and returns the server's version. That it can answer proves that
+    /// it holds the key of these credentials.
     ///
     /// # Errors
     /// One of the network's kinds.
     pub async fn greet(&self) -> Result<Version, Error> {
-        let link = Link::open(&self.credentials, self.dialect).await?;
+        let Some(dialect) = self.wire.dialect() else {
+            return self.describe().await.map(|(version, _)| version);
+        };
+        let link = Link::open(&self.credentials, dialect).await?;
         let version = link.version;
         link.bye().await;
         Ok(version)
     }
 
-    /// Asks the registry who it is. **Only for servers of this project**: the originals define this
-    /// question and never ask it, and one that has no handler for a message may end over it.
+    /// Asks the registry who it is. Over the old wire **only for servers of this project**: the
+    /// originals define this question and never ask it, and one that has no handler for a message
+    /// may end over it.
     ///
     /// # Errors
     /// Any of [`Error`]'s kinds that concern the network, or [`Error::Refused`].
     pub async fn describe(&self) -> Result<(Version, Entry), Error> {
-        let mut link = Link::open(&self.credentials, self.dialect).await?;
+        let Some(dialect) = self.wire.dialect() else { return self.describe_modern().await };
+        let mut link = Link::open(&self.credentials, dialect).await?;
         let reply = link.ask(&Request::Credentials).await?;
         let Reply::Credentials { version, registry } = reply else {
             return Err(unexpected("RegCredRequest", &reply));
@@ -125,27 +116,74 @@ impl Registry {
         Ok((version, registry))
     }
 
+    async fn describe_modern(&self) -> Result<(Version, Entry), Error> {
+        let bad = |fault| malformed("GetRegistry", &fault);
+        // The question is nobody's in particular, so no identity need be told for it.
+        let tls = self.tickets.of(self.pin(), guest().await?).await?;
+        let line = Line::open(&self.credentials.endpoints, &tls).await?;
+        let told = line.registry().await?;
+        line.close().await;
+        let entry = xlreg_core::Member {
+            id: convert::bytes("id", &told.id).map_err(bad)?,
+            name: convert::text("name", &told.name).map_err(bad)?,
+            attrs: 0,
+            comms_key: convert::key("comms_key", &told.comms_key).map_err(bad)?,
+            sig_key: convert::key("sig_key", &told.sig_key).map_err(bad)?,
+            endpoints: convert::endpoints(&told.endpoints).map_err(bad)?,
+        };
+        Ok((convert::text("version", &told.version).map_err(bad)?, Arc::new(entry)))
+    }
+
     /// Registers `identity`, and returns the ID it is known by.
     ///
     /// # Errors
     /// [`Error::Refused`] if its ID belongs to other keys, or one of the network's kinds.
     pub async fn register(&self, identity: &Identity) -> Result<NodeId, Error> {
-        let (link, id) = self.introduce(identity, &[]).await?;
-        link.bye().await;
-        Ok(id)
+        match self.wire.dialect() {
+            Some(dialect) => {
+                let (link, id) = introduce(&self.credentials, dialect, identity, &[]).await?;
+                link.bye().await;
+                Ok(id)
+            }
+            None => {
+                let line = self.line(identity).await?;
+                let id = self.register_on(&line, identity).await?;
+                line.close().await;
+                Ok(id)
+            }
+        }
     }
 
-    /// Defines a cluster. If its name is taken, answers with the cluster that has it, and a size or
-    /// endpoint count out of range is brought to the nearest within: compare what comes back.
+    /// Registers `identity`, and defines a cluster that it owns. If there is one of that name
+    /// already that is like it, returns that: compare its owner and lifetime.
+    ///
+    /// Over the old wire the cluster that has the name comes back whatever it is like, and a size
+    /// or endpoint count out of range is brought to the nearest within: compare what comes back.
     ///
     /// # Errors
-    /// [`Error::Refused`] if the registry will not, or one of the network's kinds.
-    pub async fn create(
+    /// [`Error::Differs`] if the name is taken by a cluster that is not like it (never over the old
+    /// wire), [`Error::OldWire`] if that wire has no place for what is asked, [`Error::Refused`] if
+    /// the registry will not, or one of the network's kinds.
+    pub async fn create(&self, identity: &Identity, new: &NewCluster) -> Result<Cluster, Error> {
+        match self.wire.dialect() {
+            Some(dialect) => self.create_old(dialect, identity, new).await,
+            None => self.create_modern(identity, new).await,
+        }
+    }
+
+    async fn create_old(
         &self,
+        dialect: Dialect,
         identity: &Identity,
         new: &NewCluster,
-    ) -> Result<ClusterInfo, Error> {
-        let (mut link, _) = self.introduce(identity, &[]).await?;
+    ) -> Result<Cluster, Error> {
+        if new.policy != Policy::Open {
+            return Err(self.old_wire("policy for who may join"));
+        }
+        if new.lifetime != Lifetime::default() {
+            return Err(self.old_wire("lifetimes of clusters"));
+        }
+        let (mut link, _) = introduce(&self.credentials, dialect, identity, &[]).await?;
         let request = Request::Create {
             name: new.name.clone(),
             attrs: new.attrs,
@@ -157,7 +195,26 @@ impl Registry {
             return Err(unexpected("Create", &reply));
         };
         link.bye().await;
-        Ok(info)
+        let made = NewCluster::open(new.name.clone(), info.size, info.endpoint_count);
+        let made = NewCluster { attrs: info.attrs, ..made };
+        Ok(Cluster::new(info.id, &made, None, Time::default()))
+    }
+
+    async fn create_modern(&self, identity: &Identity, new: &NewCluster) -> Result<Cluster, Error> {
+        const NAME: &str = "CreateCluster";
+        let line = self.line(identity).await?;
+        self.register_on(&line, identity).await?;
+        let call = async |mut client: Client, request| client.create_cluster(request).await;
+        let answer = line.ask(NAME, call, convert::to_create(new)).await;
+        let answer = answer.map_err(|error| match error {
+            Error::Refused {
+                reason: Reason::Known(Refusal::ClusterDiffers { size, endpoint_count }),
+                ..
+            } => Error::Differs { cluster: new.name.clone(), size, endpoint_count },
+            error => error,
+        })?;
+        line.close().await;
+        read(answer.cluster.as_ref(), NAME)
     }
 
     /// Makes `identity` a member of a cluster, reached at `endpoints`.
@@ -173,14 +230,34 @@ impl Registry {
         cluster: &ClusterKey,
         endpoints: Vec<Endpoint>,
     ) -> Result<Membership, Error> {
-        let asker = Asker {
-            registry: self.clone(),
-            identity: identity.clone(),
-            cluster: cluster.clone(),
-            endpoints: Some(endpoints),
+        self.join_with(identity, cluster, endpoints, None).await
+    }
+
+    /// As [`Self::join`], with a token for clusters that ask for one.
+    ///
+    /// # Errors
+    /// As [`Self::join`], [`Error::Refused`] also if the token is not good, and [`Error::OldWire`]
+    /// if there is one: that wire could not keep it secret.
+    pub async fn join_with(
+        &self,
+        identity: &Identity,
+        cluster: &ClusterKey,
+        endpoints: Vec<Endpoint>,
+        token: Option<&TokenSecret>,
+    ) -> Result<Membership, Error> {
+        let Some(dialect) = self.wire.dialect() else {
+            let (registry, identity) = (self.clone(), identity.clone());
+            let (key, token) = (cluster.clone(), token.cloned());
+            let follower = Follower::join(registry, identity, key, endpoints, token).await?;
+            return Ok(Membership(Seen::Modern(Box::new(follower))));
         };
+        if token.is_some() {
+            return Err(self.old_wire("tokens"));
+        }
+        let asker =
+            Asker { endpoints: Some(endpoints), ..self.outsider(dialect, identity, cluster) };
         let (lookup, id) = Lookup::start(asker).await?;
-        Ok(Membership { lookup, id })
+        Ok(Membership(Seen::Old(Box::new(lookup), id)))
     }
 
     /// Who is in a cluster now, without joining it.
@@ -189,7 +266,14 @@ impl Registry {
     /// [`Error::Refused`] if it is unknown, [`Error::MembersOnly`] from an original server, or one
     /// of the network's kinds.
     pub async fn show(&self, identity: &Identity, cluster: &ClusterKey) -> Result<Roster, Error> {
-        let (mut lookup, _) = Lookup::start(self.outsider(identity, cluster)).await?;
+        let Some(dialect) = self.wire.dialect() else {
+            let look = Follower::look(self.clone(), identity.clone(), cluster.clone());
+            let follower = look.await?;
+            let roster = Roster::from(follower.known());
+            follower.close().await;
+            return Ok(roster);
+        };
+        let (mut lookup, _) = Lookup::start(self.outsider(dialect, identity, cluster)).await?;
         lookup.fetch_present().await?;
         let roster = lookup.roster();
         lookup.close().await;
@@ -200,7 +284,8 @@ impl Registry {
     /// connects again and goes on waiting.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] if it is not full in time, else as [`Self::show`].
+    /// [`Error::Incomplete`] if it is not full in time, [`Error::Gone`] if it is deleted or expires
+    /// meanwhile, else as [`Self::show`].
     pub async fn wait(
         &self,
         identity: &Identity,
@@ -208,374 +293,104 @@ impl Registry {
         at_most: Duration,
     ) -> Result<Roster, Error> {
         let began = Instant::now();
-        let start = Lookup::start(self.outsider(identity, cluster));
-        let Ok(started) = timeout(at_most, start).await else {
+        let late = |request| {
             let endpoint = self.credentials.endpoints.first();
             let endpoint = endpoint.expect("credentials have at least one; their reader checks");
-            let (endpoint, request) = (endpoint.clone(), "Member");
-            return Err(Error::NoAnswer { endpoint, request, waited: at_most });
+            Error::NoAnswer { endpoint: endpoint.clone(), request, waited: at_most }
         };
-        let (mut lookup, _) = started?;
-        let rest = at_most.saturating_sub(began.elapsed());
-        let roster = lookup.wait(rest).await.map_err(|error| error.since(began.into_std()))?;
+        let rest = || at_most.saturating_sub(began.elapsed());
+        let Some(dialect) = self.wire.dialect() else {
+            let look = Follower::look(self.clone(), identity.clone(), cluster.clone());
+            let looked = timeout(at_most, look).await.map_err(|_| late("GetCluster"))?;
+            let mut follower = looked?;
+            let roster = follower.wait(rest()).await;
+            let roster = roster.map_err(|error| error.since(began.into_std()))?;
+            follower.close().await;
+            return Ok(roster);
+        };
+        let start = Lookup::start(self.outsider(dialect, identity, cluster));
+        let (mut lookup, _) = timeout(at_most, start).await.map_err(|_| late("Member"))??;
+        let roster = lookup.wait(rest()).await.map_err(|error| error.since(began.into_std()))?;
         lookup.close().await;
         Ok(roster)
     }
 
-    fn outsider(&self, identity: &Identity, cluster: &ClusterKey) -> Asker {
+    fn outsider(&self, dialect: Dialect, identity: &Identity, cluster: &ClusterKey) -> Asker {
         Asker {
-            registry: self.clone(),
+            credentials: Arc::clone(&self.credentials),
+            dialect,
             identity: identity.clone(),
             cluster: cluster.clone(),
             endpoints: None,
         }
     }
 
-    /// Connects, and proves who we are.
-    async fn introduce(
+    fn pin(&self) -> Pin {
+        Pin::from(&self.credentials.sig_key)
+    }
+
+    /// # Errors
+    /// [`Error::OldWire`] over that.
+    pub(crate) fn need_modern(&self, what: &'static str) -> Result<(), Error> {
+        if self.wire == Wire::V2 { Ok(()) } else { Err(self.old_wire(what)) }
+    }
+
+    fn old_wire(&self, what: &'static str) -> Error {
+        Error::OldWire { what, wire: self.wire }
+    }
+
+    /// A connection by the modern door.
+    pub(crate) async fn line(&self, identity: &Identity) -> Result<Line, Error> {
+        let tls = self.tickets.of(self.pin(), identity.sig_private()).await?;
+        Line::open(&self.credentials.endpoints, &tls).await
+    }
+
+    /// One request on a connection of its own; `what` is what the old wire lacks.
+    pub(crate) async fn once<Q, A, F>(
         &self,
         identity: &Identity,
-        endpoints: &[Endpoint],
-    ) -> Result<(Link, NodeId), Error> {
-        let claim = identity.claim(endpoints.to_vec()).await?;
-        let mut link = Link::open(&self.credentials, self.dialect).await?;
-        let reply = link.ask(&Request::Member(claim)).await?;
-        match reply {
-            Reply::MemberOk { id, .. } => Ok((link, id)),
-            reply => Err(unexpected("Member", &reply)),
-        }
-    }
-}
-
-impl Membership {
-    /// The ID the registry knows us by.
-    #[must_use]
-    pub fn id(&self) -> NodeId {
-        self.id
+        what: &'static str,
+        name: &'static str,
+        call: impl FnOnce(Client, Call<Q>) -> F,
+        request: Q,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Answer<A>, Status>>,
+    {
+        self.need_modern(what)?;
+        let line = self.line(identity).await?;
+        let answer = line.ask(name, call, request).await?;
+        line.close().await;
+        Ok(answer)
     }
 
-    /// The cluster we are in.
-    #[must_use]
-    pub fn cluster(&self) -> ClusterId {
-        self.lookup.cluster.id()
-    }
-
-    /// Waits until the cluster is full. If the registry goes away meanwhile, joins again as the
-    /// same member and goes on waiting.
-    ///
-    /// # Errors
-    /// [`Error::Incomplete`] if it is not full in time.
-    pub async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
-        self.lookup.wait(at_most).await
-    }
-
-    /// Who is there now.
-    ///
-    /// # Errors
-    /// One of the network's kinds.
-    pub async fn roster(&mut self) -> Result<Roster, Error> {
-        self.lookup.fetch_present().await?;
-        Ok(self.lookup.roster())
-    }
-
-    /// Ends the connection in good order. The membership itself stays.
-    pub async fn close(self) {
-        self.lookup.close().await;
-    }
-}
-
-/// Who asks about which cluster: enough to start over with another connection.
-struct Asker {
-    registry: Registry,
-    identity: Identity,
-    cluster: ClusterKey,
-    /// Where we are reached, if we join; none if we only look.
-    endpoints: Option<Vec<Endpoint>>,
-}
-
-/// A cluster's roster, as far as we have it.
-struct Lookup {
-    asker: Asker,
-    link: Option<Link>,
-    cluster: Known,
-    members: BTreeMap<usize, Entry>,
-    /// Why the registry can't be heard, while it can't.
-    silence: Option<String>,
-}
-
-/// What we know of the cluster itself.
-#[derive(Default)]
-struct Known {
-    /// Its ID, once told or if it is asked for by that.
-    id: Option<ClusterId>,
-    name: Option<Name>,
-    /// How many members it is for, once told.
-    size: Option<u32>,
-    attrs: u64,
-    endpoint_count: u32,
-}
-
-impl Lookup {
-    /// Connects, and joins if we are to.
-    async fn start(asker: Asker) -> Result<(Self, NodeId), Error> {
-        let (link, joined, id) = asker.connect().await?;
-        let mut cluster = Known { endpoint_count: 1, ..Known::default() };
-        match &asker.cluster {
-            ClusterKey::Id(id) => cluster.id = Some(*id),
-            ClusterKey::Name(name) => cluster.name = Some(name.clone()),
-        }
-        let mut lookup =
-            Self { asker, link: None, cluster, members: BTreeMap::new(), silence: None };
-        lookup.resume(link, joined)?;
-        Ok((lookup, id))
-    }
-
-    /// Goes on over a new connection, on which we may have joined.
-    fn resume(&mut self, link: Link, joined: Option<ClusterInfo>) -> Result<(), Error> {
-        if let Some(info) = joined {
-            if self.cluster.id != Some(info.id) {
-                // A registry that has lost its memory may have another cluster of this name.
-                self.members.clear();
-                self.cluster.size = None;
-            }
-            self.cluster.id = Some(info.id);
-            self.cluster.resize("Join", info.size)?;
-            self.cluster.attrs = info.attrs;
-            self.cluster.endpoint_count = info.endpoint_count;
-        }
-        self.link = Some(link);
-        self.silence = None;
-        Ok(())
-    }
-
-    /// Fetches until all are there and their entries are of one time, or `at_most` has passed.
-    async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
-        let began = Instant::now();
-        self.silence = None;
-        match timeout(at_most, self.fill()).await {
-            Ok(filled) => filled.map(|()| self.roster()),
-            Err(_) => {
-                // The request under way has no answer any more; its connection is of no use.
-                self.link = None;
-                Err(self.incomplete(began.elapsed()).into())
-            }
-        }
-    }
-
-    /// The wait itself.
-    async fn fill(&mut self) -> Result<(), Error> {
-        let mut pause = RECONNECT_PAUSE_MIN;
-        loop {
-            match self.advance().await {
-                Ok(true) => return Ok(()),
-                Ok(false) => pause = RECONNECT_PAUSE_MIN,
-                Err(error) if error.is_transient() => {
-                    debug!(%error, "reconnecting");
-                    self.silence = Some(error.to_string());
-                    self.link = None;
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Asks once for whoever is missing, and tells whether nobody is any more. Whoever came early
-    /// may have come back since with other endpoints, so what did not come with the last answer is
-    /// fetched once more then.
-    async fn advance(&mut self) -> Result<bool, Error> {
-        let (asked, before) = (Instant::now(), self.members.len());
-        let fresh = self.fetch(self.missing()).await?;
-        if self.missing() == Some(0) {
-            self.refresh(self.all() & !fresh).await?;
-            return Ok(true);
-        }
-        if self.members.len() == before {
-            sleep_until(asked + POLL_PAUSE).await;
-        }
-        Ok(false)
-    }
-
-    /// Fetches everyone who is there now, as many answers as that takes. Asks for rank 0 each time,
-    /// who is there if anybody is, lest the registry hold its answer until there is news.
-    async fn fetch_present(&mut self) -> Result<(), Error> {
-        self.members.clear();
-        let mut fresh = self.fetch(None).await?;
-        while fresh != 0 && self.missing().is_some_and(|missing| missing != 0) {
-            let before = self.members.len();
-            fresh = self.fetch(self.missing().map(|missing| missing | 1)).await?;
-            if self.members.len() == before {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Fetches these members again, as many answers as that takes.
-    async fn refresh(&mut self, mut stale: u64) -> Result<(), Error> {
-        while stale != 0 {
-            let fresh = self.fetch(Some(stale)).await?;
-            if fresh & stale == 0 {
-                return Err(absurd("GetCluster", "members that were there are not any more"));
-            }
-            stale &= !fresh;
-        }
-        Ok(())
-    }
-
-    /// One request for the members in `which`, or all there are; returns those that came.
-    async fn fetch(&mut self, which: Option<u64>) -> Result<u64, Error> {
-        if self.link.is_none() {
-            let (link, joined, _) = self.asker.connect().await?;
-            self.resume(link, joined)?;
-        }
-        // Taken, so that a request without an answer leaves no connection behind.
-        let mut link = self.link.take().expect("one has been opened");
-        // Original servers take no name here; and once the ID is known it is the surer key.
-        let cluster = self.cluster.id.map_or_else(|| self.asker.cluster.clone(), ClusterKey::Id);
-        let which = which.or_else(|| self.asker.endpoints.is_some().then(|| self.all()));
-        let request = Request::GetCluster { cluster: Some(cluster), which };
-        let reply = link.ask(&request).await.map_err(|error| self.explain(&link, error))?;
-        let Reply::Members { cluster, which, entries, about } = reply else {
-            return Err(unexpected("GetCluster", &reply));
+    /// Registers `identity`, which takes an RSA operation to prove that its comms key is its own.
+    pub(crate) async fn register_on(
+        &self,
+        line: &Line,
+        identity: &Identity,
+    ) -> Result<NodeId, Error> {
+        const NAME: &str = "Register";
+        let (sig, comms) = (identity.sig_key().fingerprint(), identity.comms_key());
+        let registry = self.credentials.sig_key.fingerprint();
+        let statement = proof::comms_statement(&registry, &sig, &comms.fingerprint());
+        let request = v2::RegisterRequest {
+            id: identity.id().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+            comms_key: comms.der().to_vec(),
+            comms_proof: identity.sign_by_comms(statement).await?,
         };
-        self.link = Some(link);
-        self.take(cluster, which, entries, about)
-    }
-
-    /// Keeps what an answer says.
-    fn take(
-        &mut self,
-        cluster: ClusterId,
-        which: u64,
-        entries: Vec<Entry>,
-        about: Option<About>,
-    ) -> Result<u64, Error> {
-        if *self.cluster.id.get_or_insert(cluster) != cluster {
-            return Err(absurd("GetCluster", "it is about another cluster"));
+        let call = async |mut client: Client, request| client.register(request).await;
+        let answer = line.ask(NAME, call, request).await?;
+        let node = answer.node.ok_or_else(|| absurd(NAME, "there is no node in it"))?;
+        let id: NodeId = convert::bytes("node.id", &node.id).map_err(|at| malformed(NAME, &at))?;
+        if identity.id().is_some_and(|own| own != id) || node.sig_key_sha256 != sig.as_bytes() {
+            return Err(absurd(NAME, "it is about another node"));
         }
-        if let Some(about) = about {
-            self.cluster.resize("GetCluster", about.size)?;
-            self.cluster.name = Some(about.name);
-            self.cluster.attrs = about.attrs;
-            self.cluster.endpoint_count = about.endpoint_count;
-        }
-        if which & !self.all() != 0 {
-            return Err(absurd("GetCluster", "there are more members than the cluster is for"));
-        }
-        let ranks = (0..64usize).filter(|rank| which & (1 << rank) != 0);
-        self.members.extend(ranks.zip(entries));
-        Ok(which)
-    }
-
-    /// An original server refuses to show a cluster to those who have not joined it.
-    fn explain(&self, link: &Link, error: Error) -> Error {
-        let looks_only = self.asker.endpoints.is_none();
-        match error {
-            Error::Refused { reason: crate::Reason::Other(text), .. }
-                if looks_only && text == "invalid msg type for current state" =>
-            {
-                Error::MembersOnly { version: link.version }
-            }
-            error => error,
-        }
-    }
-
-    /// Bits of all the ranks there can be.
-    fn all(&self) -> u64 {
-        let size = self.cluster.size.unwrap_or(CLUSTER_SIZE_MAX).min(CLUSTER_SIZE_MAX);
-        u64::MAX.checked_shr(CLUSTER_SIZE_MAX - size).unwrap_or(0)
-    }
-
-    /// Bits of the ranks we have no entry for; none if we don't know how many there are to be.
-    fn missing(&self) -> Option<u64> {
-        self.cluster.size?;
-        let have = self.members.keys().fold(0, |have, rank| have | 1 << rank);
-        Some(self.all() & !have)
-    }
-
-    /// Those we know up to the first gap: a later rank is of no use before those below it are
-    /// known.
-    fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        let by_rank = self.members.iter().enumerate();
-        by_rank.take_while(|(place, (rank, _))| place == *rank).map(|(_, (_, entry))| entry)
-    }
-
-    /// What the answers so far come to; there must have been one.
-    fn roster(&self) -> Roster {
-        let members: Vec<_> = self.members().cloned().collect();
-        Roster {
-            name: self.cluster.name.clone(),
-            id: self.cluster.id(),
-            size: self.cluster.size.unwrap_or(members.len() as u32),
-            attrs: self.cluster.attrs,
-            endpoint_count: self.cluster.endpoint_count,
-            members,
-        }
-    }
-
-    /// The error that says who has not come.
-    fn incomplete(&self, waited: Duration) -> Incomplete {
-        let joined: Vec<_> = self.members().map(|member| member.name.clone()).collect();
-        Incomplete {
-            cluster: self
-                .cluster
-                .name
-                .as_ref()
-                .map_or_else(|| self.asker.cluster.to_string(), ToString::to_string),
-            size: self.cluster.size.unwrap_or(joined.len() as u32),
-            joined,
-            waited,
-            silence: self.silence.clone(),
-        }
-    }
-
-    async fn close(self) {
-        if let Some(link) = self.link {
-            link.bye().await;
-        }
+        Ok(id)
     }
 }
 
-impl Known {
-    fn id(&self) -> ClusterId {
-        self.id.expect("whoever answers about a cluster tells its ID")
-    }
-
-    /// Takes the cluster's size as an answer to `request` tells it.
-    fn resize(&mut self, request: &'static str, size: u32) -> Result<(), Error> {
-        if !(1..=CLUSTER_SIZE_MAX).contains(&size) {
-            return Err(absurd(request, "no cluster has such a size"));
-        }
-        if *self.size.get_or_insert(size) != size {
-            return Err(absurd(request, "the cluster's size has changed"));
-        }
-        Ok(())
-    }
-}
-
-impl Asker {
-    /// A connection on which the cluster may be asked about, and, if we are to join it, what that
-    /// told of it.
-    async fn connect(&self) -> Result<(Link, Option<ClusterInfo>, NodeId), Error> {
-        let endpoints = self.endpoints.as_deref().unwrap_or_default();
-        let (mut link, id) = self.registry.introduce(&self.identity, endpoints).await?;
-        if self.endpoints.is_none() {
-            return Ok((link, None, id));
-        }
-        let reply = link.ask(&Request::Join { cluster: Some(self.cluster.clone()) }).await?;
-        match reply {
-            Reply::Joined(info) => Ok((link, Some(info), id)),
-            reply => Err(unexpected("Join", &reply)),
-        }
-    }
-}
-
-fn unexpected(request: &'static str, reply: &Reply) -> Error {
-    protocol(request, Problem::Unexpected { got: reply.tag().as_str_name() })
-}
-
-pub(crate) fn absurd(request: &'static str, what: &'static str) -> Error {
-    protocol(request, Problem::Absurd(what))
+/// That an answer has a field that can't be read.
+pub(crate) fn malformed(request: &'static str, fault: &Fault) -> Error {
+    protocol(request, Problem::Field(printable(&fault.message)))
 }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use xlreg_core::{ClusterId, Member, Name, NodeId, PublicKey};
+use xlreg_core::{Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Policy, PublicKey, Seat};
 
 /// A cluster and its members in the order of their ranks; the same for all who hold it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Two rosters are equal if they are of one cluster and have the same members at the same ranks,
+/// whatever else [`About`] tells: a registry does not tell everything to everyone.
+#[derive(Clone, Debug)]
 pub struct Roster {
     /// The cluster's name; original registries tell it only to those who knew it already.
     pub name: Option<Name>,
@@ -19,8 +22,65 @@ pub struct Roster {
     pub attrs: u64,
     /// Endpoints each member was asked for.
     pub endpoint_count: u32,
-    /// The members; a member's place is its rank.
+    /// The members that are there, by rank. In a complete roster a member's place is its rank;
+    /// else there may be gaps, and [`Self::iter`] tells the ranks.
     pub members: Vec<Arc<Member>>,
+    /// The rank of each of the members.
+    pub(crate) ranks: Vec<usize>,
+    /// What only the modern door tells.
+    pub(crate) about: Option<About>,
+}
+
+/// What only the modern door tells of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Rises by one with each change of the roster.
+    pub revision: u64,
+    /// The sig key that created it; none for clusters of before this was kept.
+    pub owner: Option<Fingerprint>,
+    /// Who may join. The keys of [`Policy::Keys`] are told to the owner and administrators only.
+    pub policy: Policy,
+    /// Members that have left and may come back to their ranks.
+    pub left: Vec<(usize, Arc<Member>)>,
+}
+
+impl PartialEq for Roster {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |roster: &Self| (roster.id, roster.size, roster.attrs, roster.endpoint_count);
+        key(self) == key(other)
+            && self.name == other.name
+            && self.ranks == other.ranks
+            && self.members == other.members
+    }
+}
+
+impl Eq for Roster {}
+
+impl From<&Cluster> for Roster {
+    fn from(cluster: &Cluster) -> Self {
+        let left = cluster.seats.iter().enumerate().filter_map(|(rank, seat)| match seat {
+            Seat::Left(member) => Some((rank, Arc::clone(member))),
+            Seat::Free | Seat::Present(_) => None,
+        });
+        let about = About {
+            revision: cluster.revision,
+            owner: cluster.owner,
+            policy: cluster.policy.clone(),
+            left: left.collect(),
+        };
+        let (ranks, members) =
+            cluster.present().map(|(rank, member)| (rank, Arc::clone(member))).unzip();
+        Self {
+            name: Some(cluster.name.clone()),
+            id: cluster.id,
+            size: cluster.size,
+            attrs: cluster.attrs,
+            endpoint_count: cluster.endpoint_count,
+            members,
+            ranks,
+            about: Some(about),
+        }
+    }
 }
 
 impl Roster {
@@ -30,17 +90,36 @@ impl Roster {
         self.members.len() >= self.size as usize
     }
 
+    /// The members that are there, each with its rank.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Arc<Member>)> {
+        self.ranks.iter().copied().zip(&self.members)
+    }
+
+    /// The member of this rank, if it is there.
+    #[must_use]
+    pub fn member(&self, rank: usize) -> Option<&Arc<Member>> {
+        self.iter().find(|(own, _)| *own == rank).map(|(_, member)| member)
+    }
+
     /// The rank of the node with this ID.
     #[must_use]
     pub fn rank(&self, id: &NodeId) -> Option<usize> {
-        self.members.iter().position(|member| member.id == *id)
+        self.iter().find(|(_, member)| member.id == *id).map(|(rank, _)| rank)
     }
 
     /// The rank of the member with this sig key and name: where a node finds itself, also if the
     /// registry gave it another ID than it brought.
     #[must_use]
     pub fn rank_of_key(&self, sig_key: &PublicKey, name: &Name) -> Option<usize> {
-        self.members.iter().position(|member| member.sig_key == *sig_key && member.name == *name)
+        let mut all = self.iter();
+        all.find(|(_, member)| member.sig_key == *sig_key && member.name == *name)
+            .map(|(rank, _)| rank)
+    }
+
+    /// What only the modern door tells; none over the old wire.
+    #[must_use]
+    pub fn about(&self) -> Option<&About> {
+        self.about.as_ref()
     }
 
     /// The cluster as a person would call it.
@@ -49,19 +128,44 @@ impl Roster {
         self.name.as_ref().map_or_else(|| self.id.to_string(), ToString::to_string)
     }
 
-    /// The roster as it stands in `roster.json` and in the output of commands.
+    /// The roster as it stands in the output of commands: as [`Self::to_file_json`], and what
+    /// [`About`] tells.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let members = self.members.iter().enumerate();
-        let view = RosterView {
+        let mut view = self.view();
+        if let Some(about) = &self.about {
+            view.revision = Some(about.revision);
+            view.owner = about.owner.map(|owner| owner.to_string());
+            view.policy = Some(match about.policy {
+                Policy::Open => "open",
+                Policy::Token => "token",
+                Policy::Keys(_) => "keys",
+            });
+            let left = about.left.iter().map(|(rank, member)| MemberView::new(*rank, member));
+            view.left = Some(left.collect());
+        }
+        serde_json::to_value(view).expect("strings, numbers and lists always make JSON")
+    }
+
+    /// The roster as it stands in `roster.json`: the same for every member.
+    #[must_use]
+    pub fn to_file_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.view()).expect("strings, numbers and lists always make JSON")
+    }
+
+    fn view(&self) -> RosterView {
+        RosterView {
             cluster: self.name.as_ref().map(ToString::to_string),
             cluster_id: self.id.to_string(),
             size: self.size,
             endpoint_count: self.endpoint_count,
             complete: self.is_complete(),
-            members: members.map(|(rank, member)| MemberView::new(rank, member)).collect(),
-        };
-        serde_json::to_value(view).expect("strings, numbers and lists always make JSON")
+            members: self.iter().map(|(rank, member)| MemberView::new(rank, member)).collect(),
+            revision: None,
+            owner: None,
+            policy: None,
+            left: None,
+        }
     }
 }
 
@@ -74,6 +178,14 @@ struct RosterView {
     endpoint_count: u32,
     complete: bool,
     members: Vec<MemberView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left: Option<Vec<MemberView>>,
 }
 
 #[derive(Serialize)]

@@ -285,7 +285,7 @@ fn roster_spread() {
 async fn form_once(registry: &Registry, identities: &[Identity], cluster: &str) -> Vec<f64> {
     let name: xlreg::Name = cluster.parse().unwrap();
     let size = identities.len() as u32;
-    let new = NewCluster { name: name.clone(), size, endpoint_count: 1, attrs: 0 };
+    let new = NewCluster::open(name.clone(), size, 1);
     registry.create(&identities[0], &new).await.unwrap();
     let mut waits = tokio::task::JoinSet::new();
     let mut last_join = Instant::now();

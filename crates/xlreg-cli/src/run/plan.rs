@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use xlreg::{Name, NewCluster};
+use xlreg_core::cluster::CLUSTER_ATTR_EPHEMERAL;
 use xlreg_launch::program;
 use xlreg_launch::ready::Readiness;
 use xlreg_launch::supervise::OnExit;
@@ -154,12 +155,8 @@ impl Plan {
 
     /// The cluster to define.
     pub(crate) fn new_cluster(&self) -> NewCluster {
-        NewCluster {
-            name: self.cluster.clone(),
-            size: self.size,
-            endpoint_count: self.endpoints,
-            attrs: 1,
-        }
+        let new = NewCluster::open(self.cluster.clone(), self.size, self.endpoints);
+        NewCluster { attrs: CLUSTER_ATTR_EPHEMERAL, ..new }
     }
 
     /// Whether programs that have started are not up by that alone.

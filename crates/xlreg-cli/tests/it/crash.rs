@@ -80,7 +80,7 @@ async fn join_on(number: usize, credentials: &Path, tell: &Sender<Acknowledged>)
 }
 
 async fn found(registry: &Registry, identity: &Identity, cluster: &Name) -> Result<NodeId, Error> {
-    let new = NewCluster { name: cluster.clone(), size: 2, endpoint_count: 1, attrs: 0 };
+    let new = NewCluster::open(cluster.clone(), 2, 1);
     registry.create(identity, &new).await?;
     let endpoints = vec!["127.0.0.1:4001".parse().unwrap()];
     let key = ClusterKey::Name(cluster.clone());

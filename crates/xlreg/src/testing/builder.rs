@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use xlreg_core::Name;
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::CLUSTER_SIZE_MAX;
 use xlreg_launch::port::Port;
 use xlreg_launch::program::Spec;
@@ -25,7 +26,7 @@ use super::threads::{Serve, Threads};
 use super::{background, keys};
 use crate::forming;
 use crate::identity::Identity;
-use crate::registry::{NewCluster, Registry};
+use crate::registry::Registry;
 use crate::roster::Roster;
 
 /// The fewest members that make a cluster.
@@ -252,7 +253,7 @@ impl Builder {
         };
         Ok(Plan {
             // Both were compared with their small bounds above.
-            new: NewCluster { name, size: size as u32, endpoint_count: endpoints as u32, attrs: 0 },
+            new: NewCluster::open(name, size as u32, endpoints as u32),
             names: names.collect(),
             timeout: self.timeout,
             fresh_keys: self.fresh_keys,

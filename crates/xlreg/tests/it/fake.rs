@@ -84,14 +84,14 @@ async fn listen() -> (TcpListener, Registry) {
 
 async fn accept(listener: &TcpListener) -> (TcpStream, Vec<u8>) {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let mut packet = vec![0; home().comms_key().block_bytes()];
+    let mut packet = vec![0; home().keys().comms.block_bytes()];
     stream.read_exact(&mut packet).await.unwrap();
     (stream, packet)
 }
 
 impl Fake {
     async fn open(mut stream: TcpStream, packet: &[u8]) -> Self {
-        let hello = Hello::open(home().comms_key(), packet).unwrap();
+        let hello = Hello::open(home().keys().comms, packet).unwrap();
         let secrets = Secrets::from_random(random());
         let (reply, channel) = hello.accept(Version::CURRENT, &secrets);
         stream.write_all(&reply).await.unwrap();

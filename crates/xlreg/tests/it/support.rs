@@ -180,7 +180,7 @@ pub(crate) fn endpoint(port: u16) -> Endpoint {
 }
 
 pub(crate) fn cluster(text: &str, size: u32) -> NewCluster {
-    NewCluster { name: name(text), size, endpoint_count: 1, attrs: 0 }
+    NewCluster::open(name(text), size, 1)
 }
 
 /// The names in a roster, by rank.

@@ -6,7 +6,7 @@ use xlreg::{ClusterKey, Endpoint, Error, Identity, NewCluster, Registry};
 use crate::support::{ENOUGH, listens, nobody_listens};
 
 fn alpha(size: u32) -> NewCluster {
-    NewCluster { name: "alpha".parse().unwrap(), size, endpoint_count: 1, attrs: 0 }
+    NewCluster::open("alpha".parse().unwrap(), size, 1)
 }
 
 fn endpoint(port: u16) -> Vec<Endpoint> {

@@ -1,0 +1,197 @@
+//! One connection to a registry by the modern door: TLS, HTTP/2, and gRPC within.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::body::Body;
+use tonic::{Request, Response, Status, Streaming};
+use tower::Service;
+use tracing::debug;
+use xlreg_api::v2;
+use xlreg_api::v2::registry_client::RegistryClient;
+use xlreg_core::Endpoint;
+use xlreg_tls::{ClientTls, presented_root};
+
+use crate::answers;
+use crate::error::Error;
+use crate::link::{ANSWER_DEADLINE, no_answer, reach};
+
+/// Bytes of the largest answer: 64 members with large keys and eight endpoints each are 300 KiB.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes that a registry may send ahead of our reading, on one stream and on all together. Rosters
+/// come in one go with that.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+const WINDOW_BYTES: u32 = 512 * 1024;
+
+/// Bytes of an answer's headers: what we read is a status and its details.
+const HEADERS_BYTES_MAX: u32 = 32 * 1024;
+
+/// How often to see whether a registry is alive that we wait for, and how long it has to show it.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a connection may take to end in good order.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The authority in our requests. It is not checked: the key is who a registry is.
+const ORIGIN: &str = "https://xlreg";
+
+/// What speaks to the registry.
+pub(crate) type Client = RegistryClient<Sender>;
+
+/// A connection to a registry that has shown that it holds the pinned key.
+pub(crate) struct Line {
+    client: Client,
+    endpoint: Endpoint,
+    /// The registry's root certificate, DER.
+    root: Option<Vec<u8>>,
+    driver: Driver,
+}
+
+impl fmt::Debug for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Line").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+/// Moves the connection's bytes; dropped, it ends the connection.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Line {
+    /// Connects to the first of these addresses that answers.
+    pub(crate) async fn open(endpoints: &[Endpoint], tls: &ClientTls) -> Result<Self, Error> {
+        let (stream, endpoint) = reach(endpoints).await?;
+        match timeout(ANSWER_DEADLINE, Self::shake_hands(stream, endpoint, tls)).await {
+            Ok(shaken) => shaken,
+            Err(_) => Err(no_answer(endpoint.clone(), "the TLS handshake")),
+        }
+    }
+
+    async fn shake_hands(
+        stream: TcpStream,
+        endpoint: &Endpoint,
+        tls: &ClientTls,
+    ) -> Result<Self, Error> {
+        let connector = TlsConnector::from(tls.config());
+        let stream = connector.connect(ClientTls::server_name(), stream).await;
+        let stream = stream.map_err(|error| answers::handshake(endpoint, error))?;
+        let root = presented_root(stream.get_ref().1).map(|root| root.to_vec());
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_WAIT)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (sender, connection) =
+            handshake.map_err(|error| answers::broken(endpoint, "the greeting", &error))?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "the connection to the registry is over");
+            }
+        });
+        let client = RegistryClient::with_origin(Sender(sender), http::Uri::from_static(ORIGIN))
+            .max_decoding_message_size(ANSWER_BYTES_MAX);
+        let endpoint = endpoint.clone();
+        Ok(Self { client, endpoint, root, driver: Driver(driver) })
+    }
+
+    /// Asks, and waits for the answer's head; a stream's news come after it.
+    pub(crate) async fn ask<Q, A, F>(
+        &self,
+        name: &'static str,
+        call: impl FnOnce(Client, Request<Q>) -> F,
+        request: Q,
+    ) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        match timeout(ANSWER_DEADLINE, call(self.client.clone(), Request::new(request))).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.refusal(name, &status)),
+            Err(_) => Err(no_answer(self.endpoint.clone(), name)),
+        }
+    }
+
+    /// Who answers here, and how it is configured.
+    pub(crate) async fn registry(&self) -> Result<v2::GetRegistryResponse, Error> {
+        let call = async |mut client: Client, request| client.get_registry(request).await;
+        self.ask("GetRegistry", call, v2::GetRegistryRequest {}).await
+    }
+
+    /// The next of a stream's messages; none at its end. Cancelled, it loses nothing.
+    pub(crate) async fn next<T>(
+        &self,
+        name: &'static str,
+        stream: &mut Streaming<T>,
+    ) -> Result<Option<T>, Error> {
+        stream.message().await.map_err(|status| self.refusal(name, &status))
+    }
+
+    /// What a status means that came for an answer.
+    fn refusal(&self, name: &'static str, status: &Status) -> Error {
+        answers::refusal(&self.endpoint, name, status)
+    }
+
+    /// That the connection was lost amid a request.
+    pub(crate) fn lost(&self, request: &'static str) -> Error {
+        let source = io::ErrorKind::UnexpectedEof.into();
+        Error::Lost { endpoint: self.endpoint.clone(), request, source }
+    }
+
+    /// The registry's root certificate, DER: checked in the handshake.
+    pub(crate) fn root(&self) -> Option<&[u8]> {
+        self.root.as_deref()
+    }
+
+    /// Ends the connection in good order.
+    pub(crate) async fn close(self) {
+        let Self { client, mut driver, .. } = self;
+        drop(client);
+        if timeout(CLOSE_DEADLINE, &mut driver.0).await.is_err() {
+            debug!("the connection to the registry was cut short");
+        }
+    }
+}
+
+/// hyper's half of a connection, as tonic wants it.
+#[derive(Clone)]
+pub(crate) struct Sender(http2::SendRequest<Body>);
+
+/// What is on its way.
+type Answering = Pin<
+    Box<dyn Future<Output = Result<http::Response<hyper::body::Incoming>, hyper::Error>> + Send>,
+>;
+
+impl Service<http::Request<Body>> for Sender {
+    type Response = http::Response<hyper::body::Incoming>;
+    type Error = hyper::Error;
+    type Future = Answering;
+
+    /// Always ready: that the connection is over is told by the request, with its reason.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
