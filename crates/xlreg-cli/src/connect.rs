@@ -16,7 +16,24 @@ pub(crate) struct Connect {
     /// The registry's credentials: the regCred.dat that it wrote
     #[arg(long, value_name = "CRED", env = "XLREG_REGISTRY")]
     registry: PathBuf,
-    /// Speak this dialect of the wire [default: that of the version in the credentials]
+    #[command(flatten)]
+    wire: Wire,
+}
+
+/// Which registry, unless an invitation says it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MaybeConnect {
+    /// The registry's credentials: the regCred.dat that it wrote; not needed with an invitation
+    #[arg(long, value_name = "CRED", env = "XLREG_REGISTRY")]
+    registry: Option<PathBuf>,
+    #[command(flatten)]
+    wire: Wire,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Wire {
+    /// Speak this dialect of the old wire [default: TLS from version 2 on, else the dialect of the
+    /// version in the credentials]
     #[arg(long, env = "XLREG_DIALECT")]
     dialect: Option<DialectFlag>,
 }
@@ -32,17 +49,35 @@ enum DialectFlag {
 impl Connect {
     /// The registry to talk to.
     pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
-        let registry = Registry::open(&self.registry)?;
+        self.wire.open(&self.registry)
+    }
+
+    /// The credentials' file as an absolute path, for a line to copy.
+    pub(crate) fn path(&self) -> PathBuf {
+        std::path::absolute(&self.registry).unwrap_or_else(|_| self.registry.clone())
+    }
+}
+
+impl Wire {
+    fn open(&self, credentials: &Path) -> anyhow::Result<Registry> {
+        let registry = Registry::open(credentials)?;
         Ok(match self.dialect {
             None => registry,
             Some(DialectFlag::V1_8) => registry.with_dialect(Dialect::V1_8),
             Some(DialectFlag::V1_9) => registry.with_dialect(Dialect::V1_9),
         })
     }
+}
 
-    /// The credentials' file as an absolute path, for a line to copy.
-    pub(crate) fn path(&self) -> PathBuf {
-        std::path::absolute(&self.registry).unwrap_or_else(|_| self.registry.clone())
+impl MaybeConnect {
+    /// The registry that its credentials name.
+    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
+        let Some(credentials) = &self.registry else {
+            let message = "say which registry: --registry CRED, or an invitation in the cluster's \
+                           place, as `xlreg cluster create` prints it";
+            return Err(Ending::new(Code::Usage, message).into());
+        };
+        self.wire.open(credentials)
     }
 }
 

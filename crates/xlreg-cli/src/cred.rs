@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use pem_rfc7468::LineEnding;
 use serde_json::json;
 use xlreg::{Credentials, Registry, Version};
 use xlreg_proto::text;
 
+use crate::connect::AsWhom;
 use crate::exit::{Code, Ending};
-use crate::output::Output;
+use crate::output::{self, Output};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -16,6 +18,29 @@ pub(crate) enum Command {
     Show(FileArgs),
     /// Check that credentials are sound, and that the server they name holds their keys
     Check(CheckArgs),
+    /// Fetch the registry's root certificate, for tools that know nothing of xlreg
+    Export(ExportArgs),
+}
+
+#[derive(Args)]
+#[command(after_help = "Example:
+  xlreg cred export regCred.dat > root.pem
+  openssl s_client -connect HOST:PORT -CAfile root.pem -verify_return_error")]
+pub(crate) struct ExportArgs {
+    /// The registry's credentials, its regCred.dat
+    #[arg(value_name = "FILE", env = "XLREG_REGISTRY")]
+    file: PathBuf,
+    /// How to write it
+    #[arg(long, value_enum, default_value = "pem")]
+    format: CertificateFormat,
+    #[command(flatten)]
+    who: AsWhom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CertificateFormat {
+    Pem,
+    Der,
 }
 
 #[derive(Args)]
@@ -43,7 +68,25 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
     match command {
         Command::Show(args) => show(args),
         Command::Check(args) => check(args),
+        Command::Export(args) => crate::block_on(export(args)),
     }
+}
+
+/// The certificate is the registry's own, so it is fetched from there; that it is the right one,
+/// the key in the credentials tells.
+async fn export(args: &ExportArgs) -> anyhow::Result<Code> {
+    let registry = Registry::open(&args.file)?;
+    let identity = args.who.identity().await?;
+    let certificate = registry.root_certificate(&identity).await?;
+    match args.format {
+        CertificateFormat::Pem => {
+            let pem = pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &certificate);
+            let pem = pem.map_err(|error| Ending::new(Code::Failed, error.to_string()))?;
+            output::line(pem.trim_end())?;
+        }
+        CertificateFormat::Der => output::bytes(&certificate)?,
+    }
+    Ok(Code::Done)
 }
 
 fn show(args: &FileArgs) -> anyhow::Result<Code> {

@@ -209,9 +209,7 @@ fn code_of_reason(reason: &Reason) -> Code {
             | Refusal::MemberIdInUse
             | Refusal::CommsKeyDiffers
             | Refusal::KeyInUse,
-        ) => {
-            Code::Conflict
-        }
+        ) => Code::Conflict,
         Reason::Known(_) | Reason::Fault(_) | Reason::Other(_) => Code::Refused,
     }
 }

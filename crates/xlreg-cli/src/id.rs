@@ -1,12 +1,15 @@
 //! `xlreg id`: make and show identities.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use xlreg::{Identity, Name};
+use xlreg::{Identity, Name, NewKeys, PrivateKey, Registry};
 use xlreg_proto::text;
 
+use crate::connect::Connect;
 use crate::exit::Code;
 use crate::output::{self, Output};
 use crate::pool;
@@ -17,6 +20,8 @@ pub(crate) enum Command {
     New(NewArgs),
     /// Show an identity; never its private keys
     Show(ShowArgs),
+    /// Put new keys in the place of an identity's; its ID, ranks and clusters stay
+    Rotate(RotateArgs),
     /// Keep keys ready, for clusters that start at once and are thrown away
     #[command(subcommand)]
     Pool(pool::Command),
@@ -42,6 +47,18 @@ pub(crate) struct ShowArgs {
     output: Output,
 }
 
+#[derive(Args)]
+#[command(after_help = "Cut off halfway, say by a power cut, it is finished by running it again.")]
+pub(crate) struct RotateArgs {
+    /// The directory the identity is kept in
+    #[arg(env = "XLREG_IDENTITY")]
+    dir: PathBuf,
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    output: Output,
+}
+
 pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
     match command {
         Command::New(args) => {
@@ -57,6 +74,12 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
                 ));
             }
         }
+        Command::Rotate(args) => {
+            let registry = args.connect.registry()?;
+            let rotated = crate::block_on(rotate(&registry, &args.dir))
+                .with_context(|| format!("rotating the keys in {}", args.dir.display()))?;
+            print(&rotated, args.output)?;
+        }
         Command::Pool(command) => return pool::main(command),
         Command::Show(args) => {
             let identity = crate::block_on(async { Ok(Identity::load(&args.dir).await?) })?;
@@ -64,6 +87,15 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         }
     }
     Ok(Code::Done)
+}
+
+/// New keys, unless there are some that an earlier rotation has left behind.
+async fn rotate(registry: &Registry, dir: &Path) -> anyhow::Result<Identity> {
+    let identity = Identity::load(dir).await?;
+    let make = || tokio::task::spawn_blocking(PrivateKey::generate);
+    let (sig, comms) = tokio::try_join!(make(), make())?;
+    let keys = NewKeys { sig: Some(Arc::new(sig?)), comms: Some(Arc::new(comms?)) };
+    Ok(registry.rotate(&identity, keys).await?)
 }
 
 fn print(identity: &Identity, output: Output) -> anyhow::Result<()> {

@@ -6,24 +6,30 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
-use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster};
+use xlreg::{ClusterKey, Endpoint, Identity, Invitation, Name, Registry, Roster, TokenSecret};
 use xlreg_launch::{Place, Places};
 
-use crate::connect::{Connect, cluster_key, data_dir, duration};
+use crate::connect::{MaybeConnect, cluster_key, data_dir, duration};
 use crate::exit::{Code, Ending};
+use crate::invite;
 use crate::output::{self, Output};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   xlreg join alpha --endpoint 10.0.0.7:4001 --registry regCred.dat
   xlreg join alpha --endpoint 10.0.0.7:4001 --name a -- ./my-server --verbose
+  xlreg join 'xlreg://HOST:PORT/alpha?key=...&token=...' --endpoint 10.0.0.7:4001
 
 A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
 _HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names.")]
 pub(crate) struct Args {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
+    /// The cluster's name or ID; or an invitation, xlreg://..., or @FILE with one in it
+    #[arg(value_parser = target, value_name = "CLUSTER")]
+    target: Target,
+    /// A token's secret, if the cluster asks for one [env: XLREG_TOKEN]
+    // Not clap's `env`: its help would print the secret.
+    #[arg(long, value_name = "SECRET", value_parser = secret)]
+    token: Option<TokenSecret>,
     /// Where this member is reached, HOST:PORT: first by the other members, second by clients
     #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
     endpoints: Vec<Endpoint>,
@@ -42,13 +48,77 @@ pub(crate) struct Args {
     #[arg(long)]
     no_wait: bool,
     #[command(flatten)]
-    connect: Connect,
+    connect: MaybeConnect,
     #[command(flatten)]
     output: Output,
     /// A program to become once the roster is there, with its arguments; it finds the roster in
     /// its environment
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
+}
+
+/// Which cluster a user means.
+#[derive(Clone, Debug)]
+enum Target {
+    Cluster(ClusterKey),
+    Invitation(invite::Source),
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    match invite::Source::parse(text) {
+        Some(source) => source.map(Target::Invitation),
+        None => cluster_key(text).map(Target::Cluster),
+    }
+}
+
+fn secret(text: &str) -> Result<TokenSecret, String> {
+    TokenSecret::parse(text).map_err(|error| error.to_string())
+}
+
+/// Where to join what, and with which token.
+struct Goal {
+    at: At,
+    cluster: ClusterKey,
+    token: Option<TokenSecret>,
+}
+
+/// How the registry is known.
+enum At {
+    Credentials(Registry),
+    /// By its address and a fingerprint; it must be asked for the rest.
+    Invitation(Invitation),
+}
+
+impl At {
+    async fn registry(self, identity: &Identity) -> Result<Registry, xlreg::Error> {
+        match self {
+            Self::Credentials(registry) => Ok(registry),
+            Self::Invitation(invitation) => Registry::from_invitation(&invitation, identity).await,
+        }
+    }
+}
+
+impl Args {
+    fn goal(&self) -> anyhow::Result<Goal> {
+        let from_env = || std::env::var("XLREG_TOKEN").ok().filter(|text| !text.is_empty());
+        let token = match (&self.token, from_env()) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(text)) => Some(TokenSecret::parse(&text).context("XLREG_TOKEN")?),
+            (None, None) => None,
+        };
+        match &self.target {
+            Target::Cluster(cluster) => {
+                let at = At::Credentials(self.connect.registry()?);
+                Ok(Goal { at, cluster: cluster.clone(), token })
+            }
+            Target::Invitation(source) => {
+                let invitation = source.read()?;
+                let cluster = invitation.cluster().clone();
+                let token = token.or_else(|| invitation.token().cloned());
+                Ok(Goal { at: At::Invitation(invitation), cluster, token })
+            }
+        }
+    }
 }
 
 /// A member that holds its roster.
@@ -75,24 +145,26 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn join(args: &Args) -> anyhow::Result<Joined> {
-    let registry = args.connect.registry()?;
+    let Goal { at, cluster, token } = args.goal()?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => {
-            data_dir()?.join("members").join(args.cluster.to_string()).join(name(args)?.as_str())
-        }
+        None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
     };
     let mut identity = Identity::load_or_create(&dir, name(args)?).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
     }
-    let doing = || format!("joining {}", args.cluster);
+    let doing = || format!("joining {cluster}");
     let began = Instant::now();
-    let joining = registry.join(&identity, &args.cluster, args.endpoints.clone());
-    let mut membership = timeout(args.timeout, joining)
+    let joining = async {
+        let registry = at.registry(&identity).await?;
+        let endpoints = args.endpoints.clone();
+        let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
+        anyhow::Ok((registry, membership))
+    };
+    let (registry, mut membership) = timeout(args.timeout, joining)
         .await
-        .map_err(|_| no_answer(args.timeout))
-        .and_then(|joined| Ok(joined?))
+        .unwrap_or_else(|_| Err(no_answer(args.timeout)))
         .with_context(doing)?;
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?

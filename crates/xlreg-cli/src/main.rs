@@ -8,13 +8,15 @@
 //! | [`serve`] | run a registry |
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
-//! | [`cluster`] | create, show, wait |
+//! | [`cluster`], [`watch`] | create, show, wait, list, watch, expel, delete |
 //! | [`join`] | become a member, and then a program |
+//! | [`leave`] | stop being one |
+//! | [`token`] | secrets that let others in |
 //! | [`id`], [`cred`] | identities and credentials |
 //! | [`pool`] | keys made ahead of need, below `id` |
 //! | [`extras`] | completions and man pages |
 //!
-//! [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
+//! [`invite`] has the line that other machines join with, [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
 
 #![forbid(unsafe_code)]
 
@@ -24,7 +26,9 @@ mod cred;
 mod exit;
 mod extras;
 mod id;
+mod invite;
 mod join;
+mod leave;
 mod logs;
 mod output;
 mod pool;
@@ -32,7 +36,9 @@ mod progress;
 mod run;
 mod runs;
 mod serve;
+mod token;
 mod usage;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -73,11 +79,16 @@ enum Command {
     Kill(runs::MemberArgs),
     /// Start a member's program again: same identity, rank and ports
     Restart(runs::MemberArgs),
-    /// Create a cluster, show it, wait until it is full
+    /// Create, show, wait for, list, watch and delete clusters
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Become a member, wait for the roster, optionally become a program
     Join(join::Args),
+    /// Stop being a member; the rank is kept for the same keys
+    Leave(leave::Args),
+    /// Issue, list and revoke join tokens
+    #[command(subcommand)]
+    Token(token::Command),
     /// Make and show identities, and keep keys ready
     #[command(subcommand)]
     Id(id::Command),
@@ -107,6 +118,8 @@ fn main() -> ExitCode {
         Command::Restart(args) => runs::member(&args, Wanted::Restart),
         Command::Cluster(command) => cluster::main(&command),
         Command::Join(args) => join::main(&args),
+        Command::Leave(args) => leave::main(&args),
+        Command::Token(command) => token::main(&command),
         Command::Id(command) => id::main(&command),
         Command::Cred(command) => cred::main(&command),
         Command::Completions(args) => extras::completions(&args),

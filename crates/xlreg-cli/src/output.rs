@@ -6,7 +6,10 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
-use xlreg::Roster;
+use serde_json::{Value, json};
+use xlreg::{Cluster, Policy, Roster};
+use xlreg_core::{Seat, Time};
+use xlreg_proto::text;
 
 /// How to print.
 #[derive(Args, Clone, Copy, Debug)]
@@ -50,6 +53,14 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     }
 }
 
+/// Bytes to stdout, as they are.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
 /// A line to stderr. If nobody can read it any more, the work goes on all the same.
 pub(crate) fn note(text: &str) {
     let _unread = writeln!(anstream::stderr().lock(), "{text}");
@@ -77,6 +88,59 @@ pub(crate) fn roster(roster: &Roster) -> String {
         vec![rank.to_string(), member.name.to_string(), endpoints.join(" "), member.id.to_string()]
     });
     format!("{title}\n{}", table(&["RANK", "NAME", "ENDPOINTS", "ID"], rows))
+}
+
+/// A cluster with all who hold a rank, there or not.
+pub(crate) fn cluster(cluster: &Cluster) -> String {
+    let state = if cluster.is_complete() { "complete" } else { "incomplete" };
+    let (here, size) = (cluster.present().count(), cluster.size);
+    let title = format!("cluster {} ({}): {here} of {size}, {state}", cluster.name, cluster.id);
+    let rows: Vec<_> = cluster
+        .seats
+        .iter()
+        .enumerate()
+        .filter_map(|(rank, seat)| {
+            let member = seat.holder()?;
+            let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
+            let there = if seat.present().is_some() { "present" } else { "left" };
+            let name = member.name.to_string();
+            let id = member.id.to_string();
+            Some(vec![rank.to_string(), name, there.to_owned(), endpoints.join(" "), id])
+        })
+        .collect();
+    if rows.is_empty() {
+        return title;
+    }
+    let header = ["RANK", "NAME", "STATE", "ENDPOINTS", "ID"];
+    format!("{title}\n{}", table(&header, rows.into_iter()))
+}
+
+/// Who holds a rank, for programs; none if nobody does.
+pub(crate) fn seat_json(rank: usize, seat: &Seat) -> Option<Value> {
+    let member = seat.holder()?;
+    Some(json!({
+        "rank": rank,
+        "name": member.name.as_str(),
+        "id": member.id.to_string(),
+        "left": seat.present().is_none(),
+        "endpoints": member.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "sig_key": text::sshkey::encode(&member.sig_key),
+        "comms_key": text::sshkey::encode(&member.comms_key),
+    }))
+}
+
+/// A join policy in a word.
+pub(crate) fn policy(policy: &Policy) -> &'static str {
+    match policy {
+        Policy::Open => "open",
+        Policy::Token => "token",
+        Policy::Keys(_) => "keys",
+    }
+}
+
+/// A point in time, to the second, in UTC.
+pub(crate) fn moment(time: Time) -> String {
+    humantime::format_rfc3339_seconds(time.into()).to_string()
 }
 
 /// Columns without lines, as wide as their contents.

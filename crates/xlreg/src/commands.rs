@@ -15,6 +15,23 @@ use crate::registry::{Registry, malformed};
 const PAGE: u32 = 500;
 const PAGES_MAX: usize = 1000;
 
+/// A cluster in a list: without its members, of whom only the number is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The cluster; its seats are empty.
+    pub cluster: Cluster,
+    /// How many members are there.
+    pub present: u32,
+}
+
+impl Listed {
+    /// Whether as many are there as it is for.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.present >= self.cluster.size
+    }
+}
+
 impl Registry {
     /// Begins to follow a cluster; nobody has to be a member for it.
     ///
@@ -32,10 +49,10 @@ impl Registry {
     ///
     /// # Errors
     /// [`Error::OldWire`], or one of the network's kinds.
-    pub async fn list(&self, identity: &Identity, mine: bool) -> Result<Vec<Cluster>, Error> {
+    pub async fn list(&self, identity: &Identity, mine: bool) -> Result<Vec<Listed>, Error> {
         self.need_modern("list of clusters")?;
         let line = self.line(identity).await?;
-        let mut clusters: Vec<Cluster> = Vec::new();
+        let mut clusters = Vec::new();
         let mut page_token = String::new();
         for _ in 0..PAGES_MAX {
             let request = v2::ListClustersRequest { page_size: PAGE, page_token, mine };
@@ -46,7 +63,8 @@ impl Registry {
             }
             for told in &page.clusters {
                 let read = convert::cluster(told);
-                clusters.push(read.map_err(|fault| malformed("ListClusters", &fault))?);
+                let cluster = read.map_err(|fault| malformed("ListClusters", &fault))?;
+                clusters.push(Listed { cluster, present: told.present });
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {

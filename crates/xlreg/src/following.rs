@@ -378,7 +378,7 @@ impl Follower {
                 self.known.revision = self.known.revision.max(told.revision);
                 Ok(None)
             }
-            Some(convert::News::Snapshot(cluster)) => self.replace(cluster),
+            Some(convert::News::Snapshot(cluster)) => self.replace(*cluster),
             Some(convert::News::Gone(how)) => {
                 self.gone = Some(Some(how));
                 Ok(Some(News::Gone(Some(how))))

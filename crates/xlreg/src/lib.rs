@@ -67,6 +67,7 @@ pub mod testing;
 pub mod tokens;
 pub mod wire;
 
+pub use commands::Listed;
 pub use error::{Error, Incomplete, Reason};
 pub use following::{News, Watch};
 pub use forming::Seat;
