@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use pem_rfc7468::LineEnding;
 use serde_json::json;
-use xlreg::{Credentials, Registry, Version};
+use xlreg::{Credentials, Registry, Version, Wire};
 use xlreg_proto::text;
 
 use crate::connect::AsWhom;
@@ -127,6 +127,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Code> {
         (false, false) => Some(crate::block_on(async { Ok(registry.greet().await?) })?),
         (false, true) => Some(crate::block_on(identify(&registry))?),
     };
+    let key = if registry.wire() == Wire::V2 { "sig key" } else { "comms key" };
     let json = json!({
         "sound": true,
         "reached": version.is_some(),
@@ -136,7 +137,7 @@ fn check(args: &CheckArgs) -> anyhow::Result<Code> {
     args.file.output.print(&json, || match (version, args.identify) {
         (None, _) => "the file is sound; the server was not asked".to_owned(),
         (Some(version), false) => {
-            format!("the file is sound, and the server holds its comms key (version {version})")
+            format!("the file is sound, and the server holds its {key} (version {version})")
         }
         (Some(version), true) => {
             format!(

@@ -135,6 +135,30 @@ fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
             "this identity is in the cluster under another name: use that --name, or another \
              --identity",
         ),
+        Refusal::TokenRequired => Some(
+            "ask its owner for an invitation, as `xlreg token create` prints it, or give --token",
+        ),
+        Refusal::TokenInvalid | Refusal::TokenExpired | Refusal::TokenSpent => {
+            Some("ask the cluster's owner for a new one: xlreg token create CLUSTER")
+        }
+        Refusal::KeyNotAllowed => Some(
+            "its owner names keys when making it: xlreg cluster create --policy keys --allow SHA256, \
+             as `xlreg id show` tells it",
+        ),
+        Refusal::NotOwner => Some(
+            "do it as the identity that made the cluster (--identity), or as an administrator of the \
+             registry (xlreg serve --admin)",
+        ),
+        Refusal::KeyRetired => Some(
+            "this identity's keys were rotated: use the directory that has its new ones, or run \
+             `xlreg id rotate` again if it was cut off",
+        ),
+        Refusal::CommsKeyDiffers => {
+            Some("the registry knows this identity with another comms key: xlreg id rotate")
+        }
+        Refusal::ClusterDiffers { .. } => {
+            Some("choose another name; or look at it: xlreg cluster show NAME")
+        }
         Refusal::IdInUse => Some(
             "the registry knows this ID with other keys: make another identity with `xlreg id new`",
         ),
@@ -202,13 +226,15 @@ fn code_of(error: &Error) -> Code {
 fn code_of_reason(reason: &Reason) -> Code {
     match reason {
         Reason::Known(Refusal::UnknownClusterId | Refusal::UnknownClusterName) => Code::NotFound,
+        Reason::Known(Refusal::UnknownToken | Refusal::NotAMember) => Code::NotFound,
         Reason::Known(Refusal::ClusterFull { .. }) => Code::Full,
         Reason::Known(
             Refusal::IdInUse
             | Refusal::MemberNameInUse
             | Refusal::MemberIdInUse
             | Refusal::CommsKeyDiffers
-            | Refusal::KeyInUse,
+            | Refusal::KeyInUse
+            | Refusal::ClusterDiffers { .. },
         ) => Code::Conflict,
         Reason::Known(_) | Reason::Fault(_) | Reason::Other(_) => Code::Refused,
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use tracing::{debug, error, info};
 use xlreg_api::convert::{self, Detail};
 use xlreg_api::fault::Fault;
 use xlreg_api::secret::TokenSecret;
@@ -58,6 +59,12 @@ impl Caller {
 
     fn who(&self, name: &str) -> Result<Who, Fault> {
         Ok(Who { sig_key: self.key, name: convert::optional_name("name", name)? })
+    }
+
+    /// Tells the operator what it has done.
+    fn log(&self, what: &str, cluster: &Cluster) {
+        let Cluster { name, id, .. } = cluster;
+        info!(cluster = %name, %id, key = %self.key, peer = %self.peer.address, "{what}");
     }
 
     /// What it may see of a cluster.
@@ -111,7 +118,7 @@ impl Api {
     async fn change(&self, command: Command) -> Result<Arc<Cluster>, Fault> {
         match self.apply(command).await? {
             Outcome::Changed(cluster) | Outcome::Ended(cluster) => Ok(cluster),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -156,10 +163,13 @@ impl Api {
                     sig_key: caller.key,
                     comms_key: Some(comms.clone()),
                 };
-                match self.apply(command).await? {
-                    Outcome::Registered(id) => id,
-                    other => return Err(unexpected(&other)),
+                let Outcome::Registered(id) = self.apply(command).await? else {
+                    return Err(unexpected());
+                };
+                if new {
+                    debug!(%id, key = %caller.key, peer = %caller.peer.address, "registered");
                 }
+                id
             }
         };
         let node = convert::to_node(id, &caller.key, Some(&comms));
@@ -195,8 +205,9 @@ impl Api {
         let tethered = self.shared.presence.is_tethered(&caller.key);
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
         let Outcome::Rotated { ids, sig_key } = self.apply(command).await? else {
-            return Err(Fault::new(v2::ErrorReason::Unspecified, "no rotation came of it"));
+            return Err(unexpected());
         };
+        info!(old = %caller.key, new = %sig_key, "keys rotated");
         if tethered {
             self.shared.presence.tether(sig_key);
         }
@@ -218,8 +229,11 @@ impl Api {
             strict: true,
         };
         let Outcome::Created { cluster, new } = self.apply(command).await? else {
-            return Err(Fault::new(v2::ErrorReason::Unspecified, "no cluster came of it"));
+            return Err(unexpected());
         };
+        if new {
+            caller.log("created", &cluster);
+        }
         if new && cluster.life.with_owner {
             self.shared.presence.tether(caller.key);
         }
@@ -241,19 +255,21 @@ impl Api {
             None => caller.node.ids.iter().rev().find_map(known),
         };
         let (id, comms_key) = registered.ok_or(xlreg_core::Refusal::NotRegistered)?;
-        let member = Member {
+        let member = Arc::new(Member {
             id,
             name: convert::text("name", &request.name)?,
             attrs: request.attributes,
             comms_key,
             sig_key: caller.peer.key.clone(),
             endpoints: convert::endpoints(&request.endpoints)?,
-        };
+        });
         let admission = admission(&request.token)?;
-        let command = Command::Join { cluster, member: Arc::new(member), admission };
+        let command = Command::Join { cluster, member: Arc::clone(&member), admission };
         let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
-            return Err(Fault::new(v2::ErrorReason::Unspecified, "no membership came of it"));
+            return Err(unexpected());
         };
+        let Member { id, name, .. } = &*member;
+        info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
         Ok(v2::JoinClusterResponse { rank, cluster: Some(told) })
@@ -345,8 +361,9 @@ impl Api {
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let command = Command::IssueToken { cluster, by: caller.actor(), token };
         let Outcome::Issued { token, .. } = self.apply(command).await? else {
-            return Err(Fault::new(v2::ErrorReason::Unspecified, "no token came of it"));
+            return Err(unexpected());
         };
+        info!(token = %token.id, key = %caller.key, "token issued");
         let secret = secret.as_str().to_owned();
         Ok(v2::CreateTokenResponse { token: Some(convert::to_token(&token)), secret })
     }
@@ -467,8 +484,9 @@ impl Registry for Api {
         let request = request.into_inner();
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let command = Command::Leave { cluster, who: caller.who(&request.name)? };
-        let revision = self.change(command).await?.revision;
-        Ok(Response::new(v2::LeaveResponse { revision }))
+        let cluster = self.change(command).await?;
+        caller.log("left", &cluster);
+        Ok(Response::new(v2::LeaveResponse { revision: cluster.revision }))
     }
 
     async fn expel_member(
@@ -480,8 +498,9 @@ impl Registry for Api {
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let member = convert::bytes("member_id", &request.member_id)?;
         let command = Command::Expel { cluster, by: caller.actor(), member };
-        let revision = self.change(command).await?.revision;
-        Ok(Response::new(v2::ExpelMemberResponse { revision }))
+        let cluster = self.change(command).await?;
+        caller.log("member expelled", &cluster);
+        Ok(Response::new(v2::ExpelMemberResponse { revision: cluster.revision }))
     }
 
     async fn delete_cluster(
@@ -490,7 +509,8 @@ impl Registry for Api {
     ) -> Result<Response<v2::DeleteClusterResponse>, Status> {
         let caller = self.caller(&request).await?;
         let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
-        self.change(Command::Delete { cluster, by: caller.actor() }).await?;
+        let cluster = self.change(Command::Delete { cluster, by: caller.actor() }).await?;
+        caller.log("deleted", &cluster);
         Ok(Response::new(v2::DeleteClusterResponse {}))
     }
 
@@ -517,7 +537,8 @@ impl Registry for Api {
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let token = TokenId::parse(&request.token_id)
             .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
-        self.change(Command::RevokeToken { cluster, by: caller.actor(), token }).await?;
+        let command = Command::RevokeToken { cluster, by: caller.actor(), token };
+        caller.log("token revoked", &*self.change(command).await?);
         Ok(Response::new(v2::RevokeTokenResponse {}))
     }
 }
@@ -555,7 +576,7 @@ fn fault(error: ApplyError) -> Fault {
 }
 
 /// `decide()` answers in kind, so nobody gets to see this.
-fn unexpected(outcome: &Outcome) -> Fault {
-    tracing::error!(?outcome, "an outcome of another kind; this is a bug, please report it");
+fn unexpected() -> Fault {
+    error!("an outcome of another kind; this is a bug, please report it");
     Fault::new(v2::ErrorReason::Unspecified, "the registry has a bug; its log says more")
 }
