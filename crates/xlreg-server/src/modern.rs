@@ -43,8 +43,9 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of a request: two keys of 4096 bits, or 256 fingerprints, with room to spare.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes that a client may send ahead, on one stream and in all: no request is longer.
-const WINDOW_BYTES: u32 = 64 * 1024;
+/// Bytes that a client may send ahead, on one stream and in all: no request is longer. It is what
+/// HTTP/2 begins with, so that nothing need be said about it.
+const WINDOW_BYTES: u32 = 65_535;
 
 /// Bytes of an answer that wait for a client to take them, for each stream.
 const SEND_BYTES_MAX: usize = 64 * 1024;

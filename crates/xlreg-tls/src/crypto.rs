@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rustls::SignatureScheme;
-use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls_pki_types::SignatureVerificationAlgorithm;
 use webpki::aws_lc_rs::{
@@ -21,6 +21,13 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
             kx_group::X25519,
             kx_group::SECP256R1,
             kx_group::SECP384R1,
+        ],
+        // AES-128 first: what protects a session is the key exchange. SHA-256 has instructions of its
+        // own on today's processors, SHA-384 has not, and a handshake is full of hashing.
+        cipher_suites: vec![
+            cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
         ],
         ..default_provider()
     })

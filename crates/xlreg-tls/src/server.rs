@@ -132,6 +132,7 @@ pub(crate) fn config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = Ticketer::new()?;
     // A client comes back with one connection at a time, and each ticket carries its certificate.
+    config.ignore_client_order = true;
     config.send_tls13_tickets = 1;
     config.max_early_data_size = 0;
     Ok(config)
