@@ -221,6 +221,9 @@ impl Follower {
             Err(error) if had && error.is_transient() => self.fetch().await?,
             fetched => fetched?,
         };
+        if self.gone.is_some() {
+            return Err(self.over());
+        }
         Ok(Roster::from(&self.known))
     }
 
@@ -358,9 +361,9 @@ impl Follower {
                 let reason = Reason::Known(Refusal::Expelled);
                 Err(Error::Refused { request: "WatchCluster", reason })
             }
-            Some(News::Snapshot(cluster))
-                if !cluster.holders().any(|(_, at)| at.name == *name && at.sig_key == *key) =>
-            {
+            // Looked for in what is known and not in the news, since a wait may have been cut short
+            // between hearing that we are unknown and joining again.
+            _ if !self.known.holders().any(|(_, at)| at.name == *name && at.sig_key == *key) => {
                 self.join_again().await?;
                 Ok(Some(News::Snapshot(Box::new(self.known.clone()))))
             }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::HandshakeKind;
 use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
 use tower::Service;
@@ -55,12 +56,16 @@ pub(crate) struct Line {
     endpoint: Endpoint,
     /// The registry's root certificate, DER.
     root: Option<Vec<u8>>,
+    /// Whether the handshake went on from an earlier one, and so cost no RSA operation.
+    resumed: bool,
     driver: Driver,
 }
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Line").field("endpoint", &self.endpoint).finish_non_exhaustive()
+        let Self { endpoint, resumed, .. } = self;
+        let mut line = f.debug_struct("Line");
+        line.field("endpoint", endpoint).field("resumed", resumed).finish_non_exhaustive()
     }
 }
 
@@ -91,7 +96,10 @@ impl Line {
         let connector = TlsConnector::from(tls.config());
         let stream = connector.connect(ClientTls::server_name(), stream).await;
         let stream = stream.map_err(|error| answers::handshake(endpoint, error))?;
-        let root = presented_root(stream.get_ref().1).map(|root| root.to_vec());
+        let session = stream.get_ref().1;
+        let root = presented_root(session).map(|root| root.to_vec());
+        let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        debug!(%endpoint, resumed, "the registry has shown its key");
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -111,7 +119,7 @@ impl Line {
         let client = RegistryClient::with_origin(Sender(sender), http::Uri::from_static(ORIGIN))
             .max_decoding_message_size(ANSWER_BYTES_MAX);
         let endpoint = endpoint.clone();
-        Ok(Self { client, endpoint, root, driver: Driver(driver) })
+        Ok(Self { client, endpoint, root, resumed, driver: Driver(driver) })
     }
 
     /// Asks, and waits for the answer's head; a stream's news come after it.
@@ -193,5 +201,30 @@ impl Service<http::Request<Body>> for Sender {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use crate::Identity;
+    use crate::testing::TestRegistry;
+
+    /// A full handshake and a proof cost an RSA operation each; who comes back pays neither.
+    #[tokio::test]
+    async fn who_comes_back_resumes_also_as_a_clone_and_others_do_not() {
+        let host = TestRegistry::start().await.unwrap();
+        let (registry, again) = (host.registry().clone(), host.registry().clone());
+        let a = Identity::generate("a".parse().unwrap()).await.unwrap();
+        let b = Identity::generate("b".parse().unwrap()).await.unwrap();
+        let mut resumed = Vec::new();
+        for (registry, who) in [(&registry, &a), (&again, &a), (&registry, &b), (&again, &a)] {
+            let line = registry.line(who).await.unwrap();
+            // Tickets come with the first answer.
+            line.registry().await.unwrap();
+            assert!(line.root().is_some());
+            resumed.push(line.resumed);
+            line.close().await;
+        }
+        assert_eq!(resumed, [false, true, false, true]);
     }
 }

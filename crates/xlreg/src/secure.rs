@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 use xlreg_core::Fingerprint;
+use xlreg_node::IdentityError;
 use xlreg_proto::keys::{KeyError, PrivateKey};
-use xlreg_tls::{ClientTls, Pin, TlsError};
+use xlreg_tls::{ClientTls, Pin};
 
 use crate::error::Error;
 
@@ -56,7 +57,9 @@ pub(crate) async fn guest() -> Result<&'static Arc<PrivateKey>, Error> {
         let key = spawn_blocking(PrivateKey::generate).await;
         key.expect("making a key does not panic").map(Arc::new)
     };
-    GUEST.get_or_try_init(make).await.map_err(|_: KeyError| TlsError::LeafKey.into())
+    let name = || "guest".parse().expect("a word is a name");
+    let failed = |source: KeyError| IdentityError::Key { name: name(), source };
+    Ok(GUEST.get_or_try_init(make).await.map_err(failed)?)
 }
 
 #[cfg(test)]
