@@ -5,7 +5,7 @@ use std::future::Future;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use xlreg::{Registry, Version};
+use xlreg::{Dialect, Registry, Version};
 use xlreg_proto::channel::Channel;
 use xlreg_proto::hello::{Hello, Secrets};
 use xlreg_proto::keys::random;
@@ -79,6 +79,7 @@ pub(crate) async fn forgetful(
 async fn listen() -> (TcpListener, Registry) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let registry = Registry::new(credentials(listener.local_addr().unwrap()));
+    let registry = registry.with_dialect(Dialect::V1_9);
     (listener, registry)
 }
 
@@ -91,7 +92,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, Vec<u8>) {
 
 impl Fake {
     async fn open(mut stream: TcpStream, packet: &[u8]) -> Self {
-        let hello = Hello::open(home().keys().comms, packet).unwrap();
+        let hello = Hello::open(&home().keys().comms, packet).unwrap();
         let secrets = Secrets::from_random(random());
         let (reply, channel) = hello.accept(Version::CURRENT, &secrets);
         stream.write_all(&reply).await.unwrap();

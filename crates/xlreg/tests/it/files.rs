@@ -23,7 +23,7 @@ async fn a_kept_roster_reads_back_as_the_same_members() {
     assert_eq!(path, dir.path().join("roster.json"));
     let json: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    assert_eq!(json, roster.to_json());
+    assert_eq!(json, roster.to_file_json());
     assert_eq!(json["cluster"], "alpha");
     assert_eq!(json["complete"], true);
     assert_eq!(json["members"][1]["endpoints"][1], "127.0.0.1:4003");

@@ -1,6 +1,6 @@
-//! What the registry refuses, and how that reads.
+//! What the registry refuses over the old wire, and how that reads.
 
-use xlreg::{ClusterId, ClusterKey, Error, NodeId, Reason, Registry};
+use xlreg::{ClusterId, ClusterKey, Dialect, Error, NodeId, Reason, Registry};
 use xlreg_core::Refusal;
 
 use crate::support::{Running, by_name, cluster, endpoint, identity, identity_of, key, new_key};
@@ -17,7 +17,7 @@ fn assert_refused(error: &Error, request: &str, expected: Refusal) {
 
 #[tokio::test]
 async fn clusters_that_are_not_there_are_unknown() {
-    let server = Running::in_memory().await;
+    let server = Running::in_memory_old().await;
     let a = identity("a").await;
     let unknown_id = ClusterKey::Id(ClusterId::from_bytes([9; 20]));
     for (cluster, expected) in
@@ -34,7 +34,7 @@ async fn clusters_that_are_not_there_are_unknown() {
 
 #[tokio::test]
 async fn a_full_cluster_has_no_room_for_one_more() {
-    let server = Running::in_memory().await;
+    let server = Running::in_memory_old().await;
     server.people("full", 2, 2).await;
     let (c, mine) = (identity("c").await, vec![endpoint(4001)]);
     let joined = server.registry.join(&c, &by_name("full"), mine).await;
@@ -43,7 +43,7 @@ async fn a_full_cluster_has_no_room_for_one_more() {
 
 #[tokio::test]
 async fn names_and_ids_are_their_owners() {
-    let server = Running::in_memory().await;
+    let server = Running::in_memory_old().await;
     let registry = &server.registry;
     let (cluster_key, mine) = (by_name("alpha"), vec![endpoint(4001)]);
     let owner = identity("a").await;
@@ -76,7 +76,8 @@ async fn credentials_of_another_registry_are_named_as_the_likely_cause() {
     let server = Running::in_memory().await;
     let mut credentials = server.registry.credentials().clone();
     credentials.comms_key = key().public().clone();
-    let error = Registry::new(credentials).describe().await.unwrap_err();
+    let registry = Registry::new(credentials).with_dialect(Dialect::V1_9);
+    let error = registry.describe().await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("credentials") && text.contains("hello"), "{text}");
 }

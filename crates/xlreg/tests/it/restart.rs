@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 /// The registry that is kept in `dir`.
-fn serve(port: &Port, dir: &Path) -> Running {
+pub(crate) fn serve(port: &Port, dir: &Path) -> Running {
     let engine = LocalEngine::open(dir, home().id(), Limits::default()).unwrap();
     // Stopped, it cuts sessions off as if it were killed.
     let bounds = Connections { drain: Duration::ZERO, ..patient() };

@@ -9,8 +9,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use xlreg::{
-    ClusterId, ClusterKey, Credentials, Endpoint, Identity, Member, Name, NewCluster, NodeId,
-    Registry, Version,
+    ClusterId, ClusterKey, Credentials, Dialect, Endpoint, Identity, Member, Name, NewCluster,
+    NodeId, Registry, Version,
 };
 use xlreg_core::limits::Limits;
 use xlreg_core::{Admission, Command};
@@ -65,6 +65,13 @@ impl Running {
     pub(crate) async fn in_memory() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::start(listener, Arc::new(LocalEngine::in_memory(Limits::default())), patient())
+    }
+
+    /// The same, spoken to over the old wire.
+    pub(crate) async fn in_memory_old() -> Self {
+        let mut running = Self::in_memory().await;
+        running.registry = running.registry.with_dialect(Dialect::V1_9);
+        running
     }
 
     pub(crate) fn start(

@@ -31,7 +31,7 @@ async fn each_knows_who_and_where_it_is_and_who_the_others_are() {
         assert_eq!(kept.sig_key(), member.identity().sig_key());
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(member.roster_file()).unwrap()).unwrap();
-        assert_eq!(json, roster.to_json());
+        assert_eq!(json, roster.to_file_json());
         // And the registry still knows it.
         let known = cluster.registry().show(&kept, &xlreg::ClusterKey::Id(roster.id)).await;
         assert_eq!(known.unwrap().members, roster.members);
