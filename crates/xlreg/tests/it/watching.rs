@@ -101,6 +101,29 @@ async fn what_nobody_remembers_comes_as_a_snapshot() {
     assert!(matches!(watch.next().await, Err(Error::Gone { how: Some(_), .. })));
 }
 
+/// A registry that has restarted knows what is, and not how it came to be.
+#[tokio::test]
+async fn what_was_missed_before_a_restart_comes_as_a_snapshot() {
+    let (port, dir) = (Port::reserve(), tempfile::tempdir().unwrap());
+    let server = serve(&port, dir.path());
+    let registry = server.registry.clone();
+    let (a, b, alpha) = (identity("a").await, identity("b").await, by_name("alpha"));
+    registry.create(&a, &cluster("alpha", 3)).await.unwrap();
+    let mut watch = registry.watch(&a, &alpha).await.unwrap();
+    assert!(matches!(watch.next().await.unwrap(), News::Snapshot(_)));
+    for who in [&a, &b] {
+        registry.join(who, &alpha, vec![endpoint(1)]).await.unwrap();
+    }
+    registry.leave(&a, &alpha).await.unwrap();
+    server.stop().await;
+    let _server = serve(&port, dir.path());
+    let News::Snapshot(all) = timeout(ENOUGH, watch.next()).await.unwrap().unwrap() else {
+        panic!("the changes are forgotten");
+    };
+    assert_eq!((all.revision, names(&watch.roster())), (3, vec!["b"]));
+    assert_eq!(watch.roster().rank(&b.id().unwrap()), Some(1));
+}
+
 /// A registry that begins anew, in which somebody has made the cluster anew, or nobody has.
 async fn forgetful(port: &Port, with_cluster: bool) -> Running {
     let engine = LocalEngine::in_memory(Limits::default());
