@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -182,25 +184,34 @@ impl Line {
 
 /// hyper's half of a connection, as tonic wants it.
 #[derive(Clone)]
-pub(crate) struct Sender(http2::SendRequest<Body>);
+pub(crate) struct Sender(http2::SendRequest<Full<Bytes>>);
 
 /// What is on its way.
-type Answering = Pin<
-    Box<dyn Future<Output = Result<http::Response<hyper::body::Incoming>, hyper::Error>> + Send>,
->;
+type Answering =
+    Pin<Box<dyn Future<Output = Result<http::Response<hyper::body::Incoming>, BoxError>> + Send>>;
+
+/// Whatever went wrong with a request.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Service<http::Request<Body>> for Sender {
     type Response = http::Response<hyper::body::Incoming>;
-    type Error = hyper::Error;
+    type Error = BoxError;
     type Future = Answering;
 
     /// Always ready: that the connection is over is told by the request, with its reason.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
     }
 
+    /// Every request of ours is one message, so its body is put together first: headers and body
+    /// then leave in one piece, and the registry wakes up once for them.
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
+        let mut sender = self.0.clone();
+        Box::pin(async move {
+            let (head, body) = request.into_parts();
+            let body = Full::new(body.collect().await?.to_bytes());
+            Ok(sender.send_request(http::Request::from_parts(head, body)).await?)
+        })
     }
 }
 
