@@ -6,17 +6,36 @@ registry's root certificate as `xlreg cred export` writes it.
 
 import datetime
 import hashlib
+import importlib.resources
+import pathlib
+import sys
 
 import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from grpc_tools import protoc
 
 PSS = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
 
+# What stands in a rotation's statement for a comms key that was never registered.
+NO_KEY = bytes(32)
 
-def new_key():
-    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+def generate(proto, scratch):
+    """Makes messages and stub of registry.proto, and imports them: (messages, stubs)."""
+    roots = [str(proto)[: -len("xlreg/v2/registry.proto")] or "."]
+    roots.append(str(importlib.resources.files("grpc_tools") / "_proto"))
+    arguments = [f"-I{root}" for root in roots]
+    arguments += [f"--python_out={scratch}", f"--grpc_python_out={scratch}", str(proto)]
+    if protoc.main(["protoc", *arguments]) != 0:
+        raise SystemExit(f"error: protoc can't read {proto}")
+    sys.path.insert(0, str(scratch))
+    from xlreg.v2 import registry_pb2, registry_pb2_grpc
+
+    return registry_pb2, registry_pb2_grpc
 
 
 def spki(key):
@@ -30,18 +49,37 @@ def fingerprint(der):
     return hashlib.sha256(der).digest()
 
 
-def certificate(key):
+def comms_statement(registry, sig, comms):
+    """What a comms key signs to be known by a sig key. All three are fingerprints."""
+    return b"xlreg.v2 comms key\n" + registry + sig + comms
+
+
+def rotation_statement(registry, old_sig, new_sig, new_comms):
+    """What the old and the new sig key sign. All four are fingerprints."""
+    return b"xlreg.v2 rotate keys\n" + registry + old_sig + new_sig + new_comms
+
+
+def sign(key, statement):
+    return key.sign(statement, PSS, hashes.SHA256())
+
+
+def new_key(bits=2048):
+    return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+def certificate(key, name="xlreg node", dates=None):
     """A certificate self-signed with a node's sig key. Only the key in it counts."""
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "xlreg node")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
+    begin, end = dates or (now - datetime.timedelta(hours=1), now + datetime.timedelta(days=3650))
     return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=3650))
+        .not_valid_before(begin)
+        .not_valid_after(end)
         .sign(key, hashes.SHA256())
     )
 
@@ -56,27 +94,62 @@ def pem(thing):
     )
 
 
+def credentials(root, key, shown=None):
+    """What a channel needs: the registry's root, and a certificate of our key to show."""
+    return grpc.ssl_channel_credentials(root, pem(key), pem(shown or certificate(key)))
+
+
 class Node:
-    """A node: its two keys, and what it signs with them."""
+    """A node: its two keys, a channel to the registry, and the registry's sig key."""
 
-    def __init__(self):
+    def __init__(self, target, root, registry_sig_key):
+        self.target, self.root = target, root
+        self.registry = fingerprint(registry_sig_key)
         self.sig, self.comms = new_key(), new_key()
+        self.channel = None
+        self.connect()
 
-    def channel(self, target, root_pem):
-        """A channel to the registry. The handshake proves that we hold the sig key."""
-        credentials = grpc.ssl_channel_credentials(
-            root_certificates=root_pem,
-            private_key=pem(self.sig),
-            certificate_chain=pem(certificate(self.sig)),
-        )
-        return grpc.secure_channel(target, credentials)
+    def connect(self):
+        """A new channel, by the sig key we have now. The handshake proves that we hold it."""
+        if self.channel:
+            self.channel.close()
+        # Channels with equal arguments share their connections; ours is to be our own.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        given = credentials(self.root, self.sig)
+        self.channel = grpc.secure_channel(self.target, given, options)
+        return self.channel
 
-    def comms_proof(self, registry_sig_key):
+    @property
+    def sig_sha256(self):
+        return fingerprint(spki(self.sig))
+
+    @property
+    def comms_sha256(self):
+        return fingerprint(spki(self.comms))
+
+    def comms_proof(self):
         """That the holder of the comms key agrees to be known by the sig key, at this registry."""
-        statement = (
-            b"xlreg.v2 comms key\n"
-            + fingerprint(registry_sig_key)
-            + fingerprint(spki(self.sig))
-            + fingerprint(spki(self.comms))
+        return sign(
+            self.comms, comms_statement(self.registry, self.sig_sha256, self.comms_sha256)
         )
-        return self.comms.sign(statement, PSS, hashes.SHA256())
+
+
+def root_sig_key(root):
+    """The key in root.pem, which is the registry's sig key: no need to ask for it."""
+    return x509.load_pem_x509_certificate(root).public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def reason(error):
+    """Why a call was refused: google.rpc.ErrorInfo, or None if the registry did not say."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else []:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Unpack(info) and info.domain == "xlreg":
+            return info
+    return None
+
+
+def read_root(path):
+    return pathlib.Path(path).read_bytes()
