@@ -67,7 +67,7 @@ def new_key(bits=2048):
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
-def certificate(key, name="xlreg node", dates=None):
+def certificate(key, name="xlreg node", dates=None, signer=None):
     """A certificate self-signed with a node's sig key. Only the key in it counts."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -80,7 +80,7 @@ def certificate(key, name="xlreg node", dates=None):
         .serial_number(x509.random_serial_number())
         .not_valid_before(begin)
         .not_valid_after(end)
-        .sign(key, hashes.SHA256())
+        .sign(signer or key, hashes.SHA256())
     )
 
 
