@@ -39,9 +39,11 @@ def proved(claim):
 
 
 def documented(proto):
-    """The status of each reason, as the comments of ErrorReason have it."""
-    pattern = r"// ([A-Z_]+)(?:, with RetryInfo)?: (?:.*\n\s*//)*.*\n\s*ERROR_REASON_(\w+) ="
-    return {reason: status for status, reason in re.findall(pattern, open(proto).read())}
+    """The status of each reason, and whether it tells when to ask again, as ErrorReason has it."""
+    pattern = r"// ([A-Z_]+)(, with RetryInfo)?: (?:.*\n\s*//)*.*\n\s*ERROR_REASON_(\w+) ="
+    found = re.findall(pattern, open(proto).read())
+    statuses = {reason: status for status, _, reason in found}
+    return statuses, {reason for _, retry, reason in found if retry}
 
 
 class Proof:
@@ -50,7 +52,7 @@ class Proof:
         self.root = xlreg.read_root(root_path)
         self.sig_key = xlreg.root_sig_key(self.root)
         self.v2, self.stubs = xlreg.generate(proto, scratch)
-        self.statuses = documented(proto)
+        self.statuses, self.retried = documented(proto)
         reasons = set(self.v2.ErrorReason.keys()) - {"ERROR_REASON_UNSPECIFIED"}
         equal({f"ERROR_REASON_{name}" for name in self.statuses}, reasons, "documented reasons")
         # Names of clusters, so that this can be run twice against one registry.
@@ -102,6 +104,7 @@ class Proof:
             check(info is not None and info.reason == reason, f"expected {reason}, got {told}")
             equal(error.code().name, self.statuses[reason], f"the status of {reason}")
             check(error.details(), f"{reason} has no text")
+            check(reason not in self.retried or xlreg.retry_after(error), f"{reason}: no RetryInfo")
             self.met.add(reason)
             return dict(info.metadata)
         raise AssertionError(f"expected {reason}, got an answer: {answer}")
@@ -389,6 +392,14 @@ class Proof:
             time.sleep(0.1)
         self.refused("TOKEN_EXPIRED", self.join, other, "closed", "b", token=short.secret)
         proved("an expired token is refused")
+
+        have = len(self.call(owner, "ListTokens", cluster=self.ref("elsewhere")).tokens)
+        for _ in range(64 - have):
+            issue("elsewhere")
+        metadata = self.refused("QUOTA_EXCEEDED", issue, "elsewhere")
+        equal(metadata["max"], "64", "the most tokens that a cluster has")
+        check(metadata["what"], "the quota has no name")
+        proved(f"a 65th token of a cluster is too much: {metadata['what']}, {metadata['max']}")
 
     def keys(self):
         owner, listed, other = self.node(), self.node(), self.node()

@@ -141,14 +141,26 @@ def root_sig_key(root):
     )
 
 
-def reason(error):
-    """Why a call was refused: google.rpc.ErrorInfo, or None if the registry did not say."""
+def detail(error, kind):
+    """One of the details of a status, or None if the registry did not send it."""
     status = rpc_status.from_call(error)
-    for detail in status.details if status else []:
-        info = error_details_pb2.ErrorInfo()
-        if detail.Unpack(info) and info.domain == "xlreg":
-            return info
+    for packed in status.details if status else []:
+        message = kind()
+        if packed.Unpack(message):
+            return message
     return None
+
+
+def reason(error):
+    """Why a call was refused: google.rpc.ErrorInfo, or None if it was not the registry that did."""
+    info = detail(error, error_details_pb2.ErrorInfo)
+    return info if info and info.domain == "xlreg" else None
+
+
+def retry_after(error):
+    """How long to wait before asking again, if that helps: a Duration."""
+    info = detail(error, error_details_pb2.RetryInfo)
+    return info.retry_delay if info else None
 
 
 def read_root(path):
