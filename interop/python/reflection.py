@@ -8,6 +8,7 @@ import secrets
 import sys
 
 from google.protobuf import descriptor_pool, message_factory
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
@@ -52,6 +53,17 @@ def main():
     for node in nodes:
         node.ask = Reflected(node.channel, pool)
     print(f"  ok  reflection tells of {', '.join(sorted(database.get_services()))}")
+
+    # Newer tools ask for v1, whose messages are the same.
+    ask = nodes[0].channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        reflection_pb2.ServerReflectionRequest.SerializeToString,
+        reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    services = next(ask(iter([request]), timeout=20)).list_services_response.service
+    assert SERVICE in [one.name for one in services], services
+    print("  ok  so does its version v1")
 
     for node in nodes:
         answer = node.ask.Register(
