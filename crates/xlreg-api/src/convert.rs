@@ -17,7 +17,7 @@ use xlreg_core::limits::{
 };
 use xlreg_core::{
     Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Lifetime, Member, Name, NodeId, Policy,
-    PublicKey, Seat, Time,
+    PublicKey, Refusal, Seat, Time,
 };
 use xlreg_proto::keys;
 
@@ -77,11 +77,11 @@ pub fn optional_name(field: &str, given: &str) -> Result<Option<Name>, Fault> {
 /// Reads endpoints. How many a member must bring is its cluster's business.
 ///
 /// # Errors
-/// [`Fault::field`] if one is none, or there are more than any member may have.
+/// [`Fault::field`] if one is none, [`Refusal::TooManyEndpoints`] if there are more than any member
+/// may have.
 pub fn endpoints(texts: &[String]) -> Result<Vec<Endpoint>, Fault> {
     if texts.len() > MEMBER_ENDPOINTS_MAX {
-        let problem = format!("{} of them; at most {MEMBER_ENDPOINTS_MAX} are kept", texts.len());
-        return Err(Fault::field("endpoints", problem));
+        return Err(Refusal::TooManyEndpoints { got: texts.len() }.into());
     }
     texts.iter().map(|endpoint| text("endpoints", endpoint)).collect()
 }

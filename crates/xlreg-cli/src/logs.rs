@@ -14,7 +14,7 @@ pub(crate) struct Logs {
     log_format: LogFormat,
     /// Log from this level on: error, warn, info, debug or trace; or a filter such as
     /// xlreg_server=debug
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = filter, env = "XLREG_LOG")]
+    #[arg(long, value_name = "LEVEL", default_value = "info,rustls=error", value_parser = filter, env = "XLREG_LOG")]
     log: String,
 }
 

@@ -281,6 +281,8 @@ pub enum Change {
         cluster: Arc<Cluster>,
         /// The key.
         key: Fingerprint,
+        /// The key whose place it takes, if a rotation carries the mark on.
+        was: Option<Fingerprint>,
     },
     /// A token is new, has been used, or is gone.
     Token {
@@ -495,6 +497,8 @@ struct Belongings {
     owned: Vec<ClusterId>,
     /// Clusters it holds a rank in, once for each rank.
     joined: Vec<ClusterId>,
+    /// Clusters that it was expelled from.
+    barred: Vec<ClusterId>,
     /// Whether another key has taken its place.
     retired: bool,
 }
@@ -516,6 +520,12 @@ impl KeyRecord {
     #[must_use]
     pub fn joined(&self) -> &[ClusterId] {
         self.rest.as_deref().map_or(&[], |rest| &rest.joined)
+    }
+
+    /// The clusters that it was expelled from.
+    #[must_use]
+    pub fn barred(&self) -> &[ClusterId] {
+        self.rest.as_deref().map_or(&[], |rest| &rest.barred)
     }
 
     /// Whether another key has taken its place.

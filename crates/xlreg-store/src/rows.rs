@@ -67,6 +67,7 @@ const TOKEN_PLACE: &str = "SELECT place FROM tokens WHERE cluster = ?1 AND id = 
 const NEXT_TOKEN_PLACE: &str = "SELECT coalesce(max(place), 0) + 1 FROM tokens WHERE cluster = ?1";
 const DELETE_DEPARTED: &str = "DELETE FROM departed WHERE cluster = ?1 AND rank = ?2";
 const DELETE_MEMBER: &str = "DELETE FROM members WHERE cluster = ?1 AND rank = ?2";
+const DELETE_EXPELLED: &str = "DELETE FROM expelled WHERE cluster = ?1 AND sig_print = ?2";
 const DELETE_TOKEN: &str = "DELETE FROM tokens WHERE cluster = ?1 AND id = ?2";
 
 /// What takes a cluster out of every table, those that refer to others first.
@@ -110,7 +111,12 @@ pub(crate) fn write_change(connection: &Connection, change: &Change) -> rusqlite
             write_cluster(connection, cluster)?;
             write_seat(connection, cluster, *rank)
         }
-        Change::Expelled { cluster, key } => {
+        Change::Expelled { cluster, key, was } => {
+            if let Some(was) = was {
+                let [cluster, was] =
+                    [&cluster.id.as_bytes()[..], was.as_bytes()].map(ValueRef::Blob);
+                run(connection, DELETE_EXPELLED, &[cluster, was])?;
+            }
             let [cluster, key] = [&cluster.id.as_bytes()[..], key.as_bytes()].map(ValueRef::Blob);
             put(connection, UPSERT_EXPELLED, &[cluster, key])
         }

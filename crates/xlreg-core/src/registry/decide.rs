@@ -82,7 +82,7 @@ impl<V: View> Rules<'_, V> {
         Ok(Decision { outcome: Outcome::Registered(id), changes })
     }
 
-    /// All that the old key has goes to the new one: IDs, ranks, clusters.
+    /// All that the old key has goes to the new one: IDs, ranks, clusters, and having been expelled.
     fn rotate(
         &self,
         old: &Fingerprint,
@@ -111,7 +111,8 @@ impl<V: View> Rules<'_, V> {
             let bind = |id: &NodeId| Change::Comms { id: *id, key: key.clone() };
             changes.extend(ids.iter().filter(other).map(bind));
         }
-        let mut concerned: Vec<ClusterId> = [record.joined(), record.owned()].concat();
+        let mut concerned: Vec<ClusterId> =
+            [record.joined(), record.owned(), record.barred()].concat();
         concerned.sort_unstable();
         concerned.dedup();
         for id in concerned {
@@ -156,10 +157,20 @@ impl<V: View> Rules<'_, V> {
         if owned {
             cluster.owner = Some(new);
         }
+        // Who was expelled does not come back with another key.
+        let barred = new != *old && cluster.expelled.remove(old);
+        if barred {
+            cluster.expelled.insert(new);
+        }
         let cluster = Arc::new(cluster);
+        let expelled = barred.then(|| Change::Expelled {
+            cluster: Arc::clone(&cluster),
+            key: new,
+            was: Some(*old),
+        });
         let terms = owned.then(|| Change::Terms { cluster: Arc::clone(&cluster), was: Some(*old) });
         let seat = |rank| Change::Seat { cluster: Arc::clone(&cluster), rank, was: Some(*old) };
-        ranks.into_iter().map(seat).chain(terms).collect()
+        ranks.into_iter().map(seat).chain(terms).chain(expelled).collect()
     }
 
     /// A known name answers with the cluster that has it, unless its time is over.
@@ -232,7 +243,9 @@ impl<V: View> Rules<'_, V> {
         if was.is_none() {
             let limits = self.view.limits();
             room(self.view.counts().members, limits.members_max)?;
-            let held = self.view.key(&sig_key).joined().len();
+            let record = self.view.key(&sig_key);
+            // Ranks that it has lost count, too: a rotation has to look at those clusters.
+            let held = record.joined().len() + record.barred().len();
             quota("ranks", held, limits.memberships_per_key_max)?;
         }
         let mut after = cluster.with_seat(rank, Seat::Present(Arc::clone(member)), kind, self.now);
@@ -306,7 +319,7 @@ impl<V: View> Rules<'_, V> {
         }
         let cluster = Arc::new(after);
         let seat = |rank| Change::Seat { cluster: Arc::clone(&cluster), rank, was: Some(out) };
-        let expelled = Change::Expelled { cluster: Arc::clone(&cluster), key: out };
+        let expelled = Change::Expelled { cluster: Arc::clone(&cluster), key: out, was: None };
         let changes = ranks.into_iter().map(seat).chain([expelled]).collect();
         Ok(Decision { outcome: Outcome::Changed(cluster), changes })
     }

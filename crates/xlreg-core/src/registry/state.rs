@@ -37,6 +37,7 @@ impl Maps {
                 self.clusters.insert(cluster.id, Arc::clone(cluster));
                 self.counts.clusters += 1;
                 self.own(cluster);
+                cluster.expelled.iter().for_each(|key| self.bar(key, &cluster.id));
             }
             Change::Terms { cluster, was } => {
                 self.clusters.insert(cluster.id, Arc::clone(cluster));
@@ -54,9 +55,14 @@ impl Maps {
                     self.seat(now.as_ref(), &cluster.id);
                 }
             }
-            Change::Expelled { cluster, .. }
-            | Change::Token { cluster, .. }
-            | Change::Touched(cluster) => {
+            Change::Expelled { cluster, key, was } => {
+                self.clusters.insert(cluster.id, Arc::clone(cluster));
+                if let Some(was) = was {
+                    self.unbar(was, &cluster.id);
+                }
+                self.bar(key, &cluster.id);
+            }
+            Change::Token { cluster, .. } | Change::Touched(cluster) => {
                 self.clusters.insert(cluster.id, Arc::clone(cluster));
             }
             Change::Gone(cluster) => {
@@ -67,6 +73,7 @@ impl Maps {
                 for (_, member) in cluster.holders() {
                     self.unseat(Some(&member.sig_key.fingerprint()), &cluster.id);
                 }
+                cluster.expelled.iter().for_each(|key| self.unbar(key, &cluster.id));
             }
         }
     }
@@ -83,6 +90,19 @@ impl Maps {
         for id in ids {
             self.owners.insert(id, *new);
             self.keys.entry(*new).or_default().register(id);
+        }
+    }
+
+    fn bar(&mut self, key: &Fingerprint, cluster: &ClusterId) {
+        let barred = &mut self.keys.entry(*key).or_default().rest().barred;
+        if !barred.contains(cluster) {
+            barred.push(*cluster);
+        }
+    }
+
+    fn unbar(&mut self, key: &Fingerprint, cluster: &ClusterId) {
+        if let Some(record) = self.keys.get_mut(key) {
+            take_one(&mut record.rest().barred, cluster);
         }
     }
 
@@ -256,12 +276,14 @@ impl<'a, V: View> Overlay<'a, V> {
                 for (_, member) in cluster.holders() {
                     self.pull(Some(&member.sig_key.fingerprint()));
                 }
+                cluster.expelled.iter().for_each(|key| self.pull(Some(key)));
                 self.gone.insert(cluster.id);
             }
-            Change::Comms { .. }
-            | Change::Expelled { .. }
-            | Change::Token { .. }
-            | Change::Touched(_) => {}
+            Change::Expelled { key, was, .. } => {
+                self.pull(Some(key));
+                self.pull(was.as_ref());
+            }
+            Change::Comms { .. } | Change::Token { .. } | Change::Touched(_) => {}
         }
         self.over.apply(change);
     }

@@ -544,6 +544,23 @@ fn a_rotation_reaches_all_ranks_and_may_be_of_the_comms_key_alone() {
 }
 
 #[test]
+fn who_was_expelled_does_not_come_back_with_another_key() {
+    let mut bench = Bench::default();
+    bench.alpha_of_three();
+    bench.expel(OWNER, 3).unwrap();
+    bench.rotate(3, 50).unwrap();
+    let alpha = bench.alpha();
+    let (old, new) = (key(3).fingerprint(), key(50).fingerprint());
+    assert_eq!(alpha.expelled, [new].into());
+    assert_eq!(
+        (bench.0.key(&old).barred(), bench.0.key(&new).barred()),
+        (&[][..], &[alpha.id][..])
+    );
+    let again = member(3, "m3", 50, 1);
+    assert_eq!(bench.join("alpha", &again), Err(Refusal::Expelled));
+}
+
+#[test]
 fn an_id_keeps_its_comms_key() {
     let mut bench = Bench::default();
     bench.create("alpha", 2, 1, 1);
