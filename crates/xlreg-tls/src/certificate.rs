@@ -24,7 +24,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, ServerName,
 };
-use xlreg_core::{Fingerprint, NodeId};
+use xlreg_core::{Fingerprint, NodeId, PublicKey};
 use xlreg_proto::keys::{self, PrivateKey};
 
 use crate::error::TlsError;
@@ -44,12 +44,12 @@ const SERIAL_BYTES: usize = 16;
 
 /// The last second that a certificate can state: 9999-12-31 23:59:59. RFC 5280 has it mean that
 /// there is no end.
-const SECONDS_MAX: u64 = 253_402_300_799;
+pub(crate) const SECONDS_MAX: u64 = 253_402_300_799;
 
 /// Where the lives of the certificates without an end begin: a date before all of them.
 const BEGINNING: (i32, u8, u8) = (2020, 1, 1);
 
-/// The domain of the name that every leaf has besides its hosts: `<ID>.xlreg`. It exists in no DNS.
+/// The domain of the name that a certificate has besides its hosts. It exists in no DNS.
 const DOMAIN: &str = "xlreg";
 
 /// A registry's root: its sig key, and the certificate that the key signed for itself.
@@ -66,7 +66,7 @@ impl Root {
     /// # Errors
     /// [`TlsError::Certificate`] if the cryptographic library refuses to sign.
     pub fn new(key: Arc<PrivateKey>, id: NodeId) -> Result<Self, TlsError> {
-        let mut params = lasting(&key);
+        let mut params = lasting(key.public());
         params.distinguished_name.push(DnType::OrganizationName, "xlreg registry");
         params.distinguished_name.push(DnType::CommonName, id.to_string());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -99,7 +99,7 @@ impl Root {
     /// cryptographic library fails.
     pub fn issue(&self, hosts: &[impl AsRef<str>], now: SystemTime) -> Result<Leaf, TlsError> {
         let begin = leaf_begin(now)?;
-        let name = format!("{}.{DOMAIN}", self.id);
+        let name = own_name(self.id);
         let epoch = date_time_ymd(1970, 1, 1);
         let mut params = CertificateParams::default();
         params.serial_number = Some(serial(keys::random()));
@@ -177,7 +177,7 @@ impl NodeCertificate {
     /// [`TlsError::Host`] for a host that is neither DNS name nor address,
     /// [`TlsError::Certificate`] and [`TlsError::Setup`] if the cryptographic library refuses.
     pub fn new(key: &PrivateKey, hosts: &[impl AsRef<str>]) -> Result<Self, TlsError> {
-        let mut params = lasting(key);
+        let mut params = lasting(key.public());
         // 64 digits, which is all that a common name may have.
         params.distinguished_name.push(DnType::CommonName, key.public().fingerprint().to_string());
         add_hosts(&mut params.subject_alt_names, hosts)?;
@@ -204,11 +204,11 @@ impl NodeCertificate {
     }
 }
 
-/// What root and node certificates have in common: all of it follows from the key.
-fn lasting(key: &PrivateKey) -> CertificateParams {
+/// What certificates without an end have in common: all of it follows from the key.
+pub(crate) fn lasting(key: &PublicKey) -> CertificateParams {
     let (year, month, day) = BEGINNING;
     let mut params = CertificateParams::default();
-    params.serial_number = Some(serial(first_bytes(key.public().fingerprint())));
+    params.serial_number = Some(serial(first_bytes(key.fingerprint())));
     params.not_before = date_time_ymd(year, month, day);
     params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(SECONDS_MAX);
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -223,7 +223,7 @@ fn first_bytes(fingerprint: Fingerprint) -> [u8; SERIAL_BYTES] {
 
 /// A serial number of these bytes but for the upper two bits, which make it positive and of full
 /// length in DER.
-fn serial(mut bytes: [u8; SERIAL_BYTES]) -> SerialNumber {
+pub(crate) fn serial(mut bytes: [u8; SERIAL_BYTES]) -> SerialNumber {
     let [first, ..] = &mut bytes;
     *first = *first & 0x3F | 0x40;
     SerialNumber::from(bytes.to_vec())
@@ -238,6 +238,11 @@ fn leaf_begin(now: SystemTime) -> Result<u64, TlsError> {
         .ok_or(TlsError::Time { seconds })
 }
 
+/// The name that is a node's own wherever it is: `<ID>.xlreg`.
+pub(crate) fn own_name(id: NodeId) -> String {
+    format!("{id}.{DOMAIN}")
+}
+
 /// The names that every leaf has: this machine's own, and one that is the registry's wherever it is.
 fn own_names(name: &str) -> Result<Vec<SanType>, TlsError> {
     Ok(vec![
@@ -248,7 +253,11 @@ fn own_names(name: &str) -> Result<Vec<SanType>, TlsError> {
     ])
 }
 
-fn add_hosts(names: &mut Vec<SanType>, hosts: &[impl AsRef<str>]) -> Result<(), TlsError> {
+/// Adds those that are not there yet.
+pub(crate) fn add_hosts(
+    names: &mut Vec<SanType>,
+    hosts: &[impl AsRef<str>],
+) -> Result<(), TlsError> {
     for host in hosts {
         let host = host.as_ref();
         let name = match ServerName::try_from(host) {
@@ -263,12 +272,12 @@ fn add_hosts(names: &mut Vec<SanType>, hosts: &[impl AsRef<str>]) -> Result<(), 
     Ok(())
 }
 
-fn dns_name(name: &str) -> Result<SanType, TlsError> {
+pub(crate) fn dns_name(name: &str) -> Result<SanType, TlsError> {
     Ok(SanType::DnsName(name.try_into()?))
 }
 
 /// A sig key as rcgen wants to see one that signs certificates.
-struct RsaSigner<'a>(&'a PrivateKey);
+pub(crate) struct RsaSigner<'a>(pub(crate) &'a PrivateKey);
 
 impl PublicKeyData for RsaSigner<'_> {
     fn der_bytes(&self) -> &[u8] {

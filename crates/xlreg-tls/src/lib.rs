@@ -9,6 +9,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`certificate`] | the certificates: a registry's root and leaves, a node's own |
+//! | [`member`] | members' certificates for stock programs, and bundles that trust just a roster |
 //! | [`server`] | the side that listens: its configuration, its renewal, which clients it takes |
 //! | [`client`] | the side that connects: the pin, and why a server is refused |
 //! | [`error`] | all the ways in which it fails |
@@ -22,6 +23,7 @@
 pub mod certificate;
 pub mod client;
 pub mod error;
+pub mod member;
 pub mod server;
 
 mod crypto;
@@ -33,6 +35,7 @@ pub use client::{ClientTls, Pin, presented_root};
 pub use error::{
     ClientRefused, ServerRefused, TlsError, WrongKey, client_refused, server_refused, wrong_key,
 };
+pub use member::{member_certificate, roster_bundle};
 pub use server::{ServerTls, peer_key};
 
 /// The one application protocol that is spoken inside: HTTP/2, and on it gRPC.

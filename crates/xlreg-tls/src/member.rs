@@ -1,0 +1,304 @@
+//! Members' certificates for any TLS program, and what makes such a program trust just a roster.
+//!
+//! A stock program trusts certificates, not keys, and looks at names. So a member shows a
+//! certificate that holds its sig key, names its endpoints' hosts, and is signed by that same key;
+//! and whoever trusts a roster has a bundle of *anchors*, one for each member, that say: what this
+//! key signs is good, for this member's names and nobody else's. Both follow from keys and roster,
+//! so no certificate has to be handed around.
+//!
+//! | certificate | subject | key | signed by |
+//! |---|---|---|---|
+//! | member | its name | its sig key | its sig key, as fingerprint |
+//! | anchor | fingerprint of its sig key | its sig key | whoever trusts it |
+//! | own anchor | fingerprint of the own sig key | own sig key | itself |
+//!
+//! An anchor has name constraints, so that one member can't issue itself a certificate of another. It
+//! is signed by the member whose bundle it is, since OpenSSL follows a chain up to a certificate
+//! that signed itself; Go and rustls stop at the anchor.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyUsagePurpose, NameConstraints, PKCS_RSA_SHA256, PublicKeyData,
+    SanType, SignatureAlgorithm, date_time_ymd,
+};
+use rustls_pki_types::CertificateDer;
+use xlreg_core::{Member, PublicKey};
+use xlreg_proto::keys::{self, PrivateKey};
+
+use crate::certificate::{RsaSigner, SECONDS_MAX, add_hosts, dns_name, lasting, own_name, serial};
+use crate::error::TlsError;
+
+/// How far before its making a member's certificate begins: others' clocks may be that much behind.
+const BACKDATE: Duration = Duration::from_secs(3600);
+
+/// Makes the certificate by which TLS programs know `member`: its sig key, signed by that key, good
+/// for the hosts of its endpoints and for `<ID>.xlreg`, as server and as client, for `valid` from
+/// `now` on. One RSA operation.
+///
+/// # Errors
+/// [`TlsError::Host`] for an endpoint's host that no certificate can name, [`TlsError::Time`] for
+/// dates that none can state, [`TlsError::Certificate`] if the cryptographic library refuses.
+pub fn member_certificate(
+    key: &PrivateKey,
+    member: &Member,
+    now: SystemTime,
+    valid: Duration,
+) -> Result<CertificateDer<'static>, TlsError> {
+    let mut params = lasting(key.public());
+    // Unlike the anchor's, as the two have one issuer.
+    params.serial_number = Some(serial(keys::random()));
+    params.not_before = date_time_ymd(1970, 1, 1) + seconds(now.checked_sub(BACKDATE))?;
+    params.not_after = date_time_ymd(1970, 1, 1) + seconds(now.checked_add(valid))?;
+    params.distinguished_name.push(DnType::OrganizationName, "xlreg member");
+    params.distinguished_name.push(DnType::CommonName, common_name(member));
+    params.subject_alt_names = names(member)?;
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let issuer = anchor_params(key.public(), None)?;
+    Ok(params.signed_by(&PublicHalf(key.public()), &issuer_of(&issuer, key))?.into())
+}
+
+/// What makes a program of the member with this sig key trust `members`, and nobody else: an anchor
+/// for each of them, and last the own one that they rest on. It is good for the member itself too.
+/// As many RSA operations as there are anchors.
+///
+/// # Errors
+/// As [`member_certificate`].
+pub fn roster_bundle<'a>(
+    own: &PrivateKey,
+    members: impl IntoIterator<Item = &'a Member>,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let params = anchor_params(own.public(), None)?;
+    let issuer = issuer_of(&params, own);
+    let mut bundle = Vec::new();
+    for member in members {
+        if member.sig_key != *own.public() {
+            let anchor = anchor_params(&member.sig_key, Some(member))?;
+            bundle.push(anchor.signed_by(&PublicHalf(&member.sig_key), &issuer)?.into());
+        }
+    }
+    bundle.push(params.self_signed(&RsaSigner(own))?.into());
+    Ok(bundle)
+}
+
+/// An anchor for whatever `key` signs: of `member`, for its names alone.
+fn anchor_params(key: &PublicKey, member: Option<&Member>) -> Result<CertificateParams, TlsError> {
+    let mut params = lasting(key);
+    params.distinguished_name.push(DnType::CommonName, key.fingerprint().to_string());
+    // One's own rests below nothing, and others' anchors below it.
+    let depth = u8::from(member.is_none());
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(depth));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.name_constraints = member.map(names).transpose()?.map(|names| just(&names));
+    Ok(params)
+}
+
+fn issuer_of<'a>(params: &'a CertificateParams, key: &'a PrivateKey) -> Issuer<'a, RsaSigner<'a>> {
+    Issuer::from_params(params, RsaSigner(key))
+}
+
+/// 64 characters is all that a common name may have; the whole name is in the roster.
+fn common_name(member: &Member) -> String {
+    member.name.as_str().chars().take(64).collect()
+}
+
+/// The hosts of a member's endpoints, and the name that is its own wherever it is.
+fn names(member: &Member) -> Result<Vec<SanType>, TlsError> {
+    let mut names = vec![dns_name(&own_name(member.id))?];
+    let hosts: Vec<_> = member.endpoints.iter().map(|endpoint| endpoint.host()).collect();
+    add_hosts(&mut names, &hosts)?;
+    Ok(names)
+}
+
+/// These names and no others. A kind of name that no constraint speaks of would be free, so where
+/// there is no address, all addresses are excluded.
+fn just(names: &[SanType]) -> NameConstraints {
+    let mut constraints =
+        NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees: Vec::new() };
+    let mut addresses = false;
+    for name in names {
+        let subtree = match name {
+            SanType::DnsName(name) => GeneralSubtree::DnsName(name.as_str().to_owned()),
+            SanType::IpAddress(address) => {
+                addresses = true;
+                let bits = if address.is_ipv4() { 32 } else { 128 };
+                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*address, bits))
+            }
+            _ => continue,
+        };
+        constraints.permitted_subtrees.push(subtree);
+    }
+    if !addresses {
+        let all = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let all = all.map(|any| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(any, 0)));
+        constraints.excluded_subtrees = all.into();
+    }
+    constraints
+}
+
+/// Seconds since 1970, if a certificate can state them.
+fn seconds(time: Option<SystemTime>) -> Result<Duration, TlsError> {
+    let since = time.map(|time| time.duration_since(UNIX_EPOCH).unwrap_or_default());
+    let seconds = since.map_or(u64::MAX, |since| since.as_secs());
+    if (1..=SECONDS_MAX).contains(&seconds) {
+        Ok(Duration::from_secs(seconds))
+    } else {
+        Err(TlsError::Time { seconds })
+    }
+}
+
+/// A key whose private half is elsewhere, as rcgen wants to see it.
+struct PublicHalf<'a>(&'a PublicKey);
+
+impl PublicKeyData for PublicHalf<'_> {
+    fn der_bytes(&self) -> &[u8] {
+        keys::key_pkcs1(self.0)
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_RSA_SHA256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls_pki_types::{ServerName, UnixTime};
+    use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+    use xlreg_core::NodeId;
+
+    use super::*;
+    use crate::crypto::ROOT_SIGNATURE;
+    use crate::testing::{node_key, other_key, registry_key};
+
+    const LIFE: Duration = Duration::from_secs(1000);
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn member(name: &str, number: u8, key: &PrivateKey, endpoints: &[&str]) -> Member {
+        Member {
+            id: NodeId::from_bytes([number; 20]),
+            name: name.parse().unwrap(),
+            attrs: 0,
+            comms_key: key.public().clone(),
+            sig_key: key.public().clone(),
+            endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
+        }
+    }
+
+    /// Whether whoever trusts `bundle` takes `certificate` for `host` at `time`.
+    fn trusts(
+        bundle: &[CertificateDer<'static>],
+        certificate: &CertificateDer<'static>,
+        host: &str,
+        time: SystemTime,
+    ) -> Result<(), webpki::Error> {
+        let anchors: Vec<_> =
+            bundle.iter().map(|der| anchor_from_trusted_cert(der).unwrap()).collect();
+        let certificate = EndEntityCert::try_from(certificate).unwrap();
+        let time = UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
+        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+            certificate.verify_for_usage(
+                &[ROOT_SIGNATURE],
+                &anchors,
+                &[],
+                time,
+                usage,
+                None,
+                None,
+            )?;
+        }
+        certificate.verify_is_valid_for_subject_name(&ServerName::try_from(host).unwrap())
+    }
+
+    struct Two {
+        a: (Arc<PrivateKey>, Member),
+        b: (Arc<PrivateKey>, Member),
+        bundle: Vec<CertificateDer<'static>>,
+    }
+
+    fn two() -> Two {
+        let a = (node_key(), member("a", 1, &node_key(), &["192.0.2.1:1"]));
+        let b = (other_key(), member("b", 2, &other_key(), &["b.example:1", "[2001:db8::1]:2"]));
+        let bundle = roster_bundle(&a.0, [&a.1, &b.1]).unwrap();
+        Two { a, b, bundle }
+    }
+
+    #[test]
+    fn a_bundle_takes_each_member_under_all_its_names_while_its_certificate_is_valid() {
+        let Two { a, b, bundle } = two();
+        assert_eq!(bundle.len(), 2);
+        let of_b = member_certificate(&b.0, &b.1, now(), LIFE).unwrap();
+        for host in ["b.example", "2001:db8::1", &format!("{}.xlreg", b.1.id)] {
+            assert_eq!(trusts(&bundle, &of_b, host, now()), Ok(()), "{host}");
+        }
+        assert!(trusts(&bundle, &of_b, "192.0.2.1", now()).is_err(), "a's address");
+        let of_a = member_certificate(&a.0, &a.1, now(), LIFE).unwrap();
+        assert_eq!(trusts(&bundle, &of_a, "192.0.2.1", now()), Ok(()), "itself");
+        for (time, ok) in [
+            (now() - BACKDATE, true),
+            (now() - 2 * BACKDATE, false),
+            (now() + LIFE, true),
+            (now() + 2 * LIFE, false),
+        ] {
+            assert_eq!(trusts(&bundle, &of_b, "b.example", time).is_ok(), ok, "{time:?}");
+        }
+    }
+
+    /// With a key of the roster, names of another member are out of reach, with or without them.
+    #[test]
+    fn a_member_can_not_issue_itself_anothers_names() {
+        let Two { b, bundle, .. } = two();
+        let mut impostor = b.1.clone();
+        for endpoint in ["192.0.2.1:1", "c.example:1", "192.0.2.77:1"] {
+            impostor.endpoints = vec![endpoint.parse().unwrap()];
+            let forged = member_certificate(&b.0, &impostor, now(), LIFE).unwrap();
+            let host = impostor.endpoints[0].host();
+            let error = trusts(&bundle, &forged, host, now()).unwrap_err();
+            assert_eq!(error, webpki::Error::NameConstraintViolation, "{host}");
+        }
+    }
+
+    #[test]
+    fn who_has_only_host_names_can_not_issue_itself_addresses() {
+        let a = (node_key(), member("a", 1, &node_key(), &["192.0.2.1:1"]));
+        let mut b = member("b", 2, &other_key(), &["b.example:1"]);
+        let bundle = roster_bundle(&a.0, [&a.1, &b]).unwrap();
+        b.endpoints.push("192.0.2.1:1".parse().unwrap());
+        let forged = member_certificate(&other_key(), &b, now(), LIFE).unwrap();
+        let error = trusts(&bundle, &forged, "192.0.2.1", now()).unwrap_err();
+        assert_eq!(error, webpki::Error::NameConstraintViolation);
+    }
+
+    #[test]
+    fn who_is_not_in_the_roster_is_not_trusted() {
+        let Two { b, bundle, .. } = two();
+        let stranger = Member { sig_key: registry_key().public().clone(), ..b.1.clone() };
+        let forged = member_certificate(&registry_key(), &stranger, now(), LIFE).unwrap();
+        let error = trusts(&bundle, &forged, "b.example", now()).unwrap_err();
+        assert_eq!(error, webpki::Error::UnknownIssuer);
+        // Nor if it takes b's certificate, and holds another key.
+        let of_b = member_certificate(&b.0, &b.1, now(), LIFE).unwrap();
+        let key = EndEntityCert::try_from(&of_b).unwrap();
+        assert_eq!(&*key.subject_public_key_info(), b.1.sig_key.der());
+    }
+
+    #[test]
+    fn dates_that_no_certificate_states_are_refused() {
+        let Two { a, .. } = two();
+        for (now, life) in
+            [(UNIX_EPOCH + BACKDATE, LIFE), (now(), Duration::from_secs(SECONDS_MAX))]
+        {
+            let error = member_certificate(&a.0, &a.1, now, life).unwrap_err();
+            assert!(matches!(error, TlsError::Time { .. }), "{error}");
+        }
+    }
+}
