@@ -18,6 +18,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -29,7 +30,7 @@ use xlreg_api::v2::registry_server::RegistryServer;
 use xlreg_core::{Fingerprint, PublicKey};
 use xlreg_proto::session::Identity;
 use xlreg_store::Engine;
-use xlreg_tls::ServerTls;
+use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::lifetimes::Presence;
@@ -197,7 +198,7 @@ impl Front {
         stream: S,
         address: SocketAddr,
         by: Instant,
-    ) -> Result<(tokio_rustls::server::TlsStream<S>, Arc<Peer>), Over>
+    ) -> Result<(TlsStream<Gathered<S>>, Arc<Peer>), Over>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -211,7 +212,7 @@ impl Front {
         let fast = |_| Over::Crowded("too many handshakes of its address in too short a time");
         handshake_rates.check(&ip).map_err(fast)?;
         let began = Instant::now();
-        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
+        let accepting = TlsAcceptor::from(tls.config()).accept(Gathered::new(stream));
         let stream = timeout_at(by, accepting)
             .await
             .map_err(|_| Over::Late(began.elapsed()))?

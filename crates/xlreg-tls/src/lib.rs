@@ -12,9 +12,10 @@
 //! | [`member`] | members' certificates for stock programs, and bundles that trust just a roster |
 //! | [`server`] | the side that listens: its configuration, its renewal, which clients it takes |
 //! | [`client`] | the side that connects: the pin, and why a server is refused |
+//! | [`gathered`] | a stream below TLS that sends small writes together |
 //! | [`error`] | all the ways in which it fails |
 //!
-//! Deliberately absent: sockets and async code (hand the configurations to tokio-rustls), files (the
+//! Deliberately absent: sockets and handshakes (hand the configurations to tokio-rustls), files (the
 //! keys come from outside and everything else is made of them), and the clock, as far as we need
 //! one: whoever renews a leaf says what time it is. Only rustls itself asks the system for the time,
 //! to judge a certificate's dates and a ticket's age. Nor is there any choice: TLS 1.3, AWS-LC, and
@@ -23,6 +24,7 @@
 pub mod certificate;
 pub mod client;
 pub mod error;
+pub mod gathered;
 pub mod member;
 pub mod server;
 
@@ -35,6 +37,7 @@ pub use client::{ClientTls, Pin, presented_root};
 pub use error::{
     ClientRefused, ServerRefused, TlsError, WrongKey, client_refused, server_refused, wrong_key,
 };
+pub use gathered::Gathered;
 pub use member::{member_certificate, roster_bundle};
 pub use server::{ServerTls, peer_key};
 

@@ -22,7 +22,7 @@ use tracing::debug;
 use xlreg_api::v2;
 use xlreg_api::v2::registry_client::RegistryClient;
 use xlreg_core::Endpoint;
-use xlreg_tls::{ClientTls, presented_root};
+use xlreg_tls::{ClientTls, Gathered, presented_root};
 
 use crate::answers;
 use crate::error::Error;
@@ -96,7 +96,7 @@ impl Line {
         tls: &ClientTls,
     ) -> Result<Self, Error> {
         let connector = TlsConnector::from(tls.config());
-        let stream = connector.connect(ClientTls::server_name(), stream).await;
+        let stream = connector.connect(ClientTls::server_name(), Gathered::new(stream)).await;
         let stream = stream.map_err(|error| answers::handshake(endpoint, error))?;
         let session = stream.get_ref().1;
         let root = presented_root(session).map(|root| root.to_vec());

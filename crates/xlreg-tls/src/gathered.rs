@@ -1,0 +1,233 @@
+//! Sends small writes together: what each layer of a connection writes by itself leaves in one piece.
+//!
+//! A ticket, HTTP/2's settings, an answer's headers, its message and its trailers are written and
+//! flushed one by one. Each would be a system call, a packet, and for the other side a reason to wake
+//! up; with short sessions, most of their cost. So writes are kept until whoever owns the stream has
+//! nothing more to do at once.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that are kept at most; beyond them a write waits until they have left. Room for what one
+/// turn of a connection writes: a handshake's flight, or a roster of a dozen members.
+const GATHERED_BYTES_MAX: usize = 16 * 1024;
+
+/// How often the owner finds nothing to read before what has gathered is sent. Once is when it wrote
+/// it; until the second, tasks that it had woken have had their turn, and handed it what they have.
+const ROUNDS: u8 = 2;
+
+/// A stream that sends small writes together.
+///
+/// **For owners that read whenever they are polled**, as HTTP/2 connections do and handshakes: what
+/// has been written is sent when a read finds nothing for the second time, with no need for
+/// anything to happen in between. To flush asks for these reads; it does not wait until all is sent.
+/// What a dropped stream has gathered is sent if the socket takes it at once, which matters for the
+/// alert of a handshake that failed.
+#[derive(Debug)]
+pub struct Gathered<S: AsyncWrite + Unpin> {
+    stream: S,
+    waiting: Vec<u8>,
+    /// Reads that found nothing since something has been waiting.
+    rounds: u8,
+}
+
+impl<S: AsyncWrite + Unpin> Gathered<S> {
+    /// A stream that gathers what is written to this one.
+    pub fn new(stream: S) -> Self {
+        Self { stream, waiting: Vec::new(), rounds: 0 }
+    }
+
+    /// Sends what has gathered, as far as the stream takes it now.
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(context, &self.waiting))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.waiting.drain(..sent);
+        }
+        self.rounds = 0;
+        // A connection that waits holds no buffer.
+        self.waiting = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room for at least one more byte.
+    fn poll_room(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.waiting.len() >= GATHERED_BYTES_MAX {
+            ready!(self.poll_send(context))?;
+        }
+        Poll::Ready(Ok(GATHERED_BYTES_MAX - self.waiting.len()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        if read.is_ready() || this.waiting.is_empty() {
+            return read;
+        }
+        this.rounds += 1;
+        if this.rounds < ROUNDS {
+            context.waker().wake_by_ref();
+        } else if let Poll::Ready(Err(error)) = this.poll_send(context) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_room(context))?;
+        let taken = bytes.get(..room).unwrap_or(bytes);
+        self.waiting.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut room = ready!(self.poll_room(context))?;
+        let before = self.waiting.len();
+        for slice in slices {
+            let taken = slice.get(..room).unwrap_or(slice);
+            self.waiting.extend_from_slice(taken);
+            room -= taken.len();
+        }
+        Poll::Ready(Ok(self.waiting.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.waiting.is_empty() {
+            return Pin::new(&mut self.stream).poll_flush(context);
+        }
+        // Whoever flushes is polled again, and reads again.
+        context.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(context))?;
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Drop for Gathered<S> {
+    fn drop(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        let _at_least_tried = self.poll_send(&mut context);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// What has arrived at the other side so far.
+    fn arrived(far: &mut DuplexStream) -> Vec<u8> {
+        let mut bytes = [0; 64];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut context = Context::from_waker(Waker::noop());
+        let _pending = Pin::new(far).poll_read(&mut context, &mut buffer);
+        buffer.filled().to_vec()
+    }
+
+    #[tokio::test]
+    async fn what_is_written_leaves_when_there_is_nothing_to_read_for_the_second_time() {
+        let (near, mut far) = duplex(1024);
+        let mut near = Gathered::new(near);
+        near.write_all(b"head").await.unwrap();
+        near.flush().await.unwrap();
+        near.write_all(b" and body").await.unwrap();
+        near.flush().await.unwrap();
+        assert_eq!(arrived(&mut far), b"");
+        let mut context = Context::from_waker(Waker::noop());
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        assert!(Pin::new(&mut near).poll_read(&mut context, &mut buffer).is_pending());
+        assert_eq!(arrived(&mut far), b"");
+        assert!(Pin::new(&mut near).poll_read(&mut context, &mut buffer).is_pending());
+        assert_eq!(arrived(&mut far), b"head and body");
+    }
+
+    /// Nobody wakes the reader but the stream itself.
+    #[tokio::test]
+    async fn an_answer_that_is_awaited_needs_no_second_push() {
+        let (near, far) = duplex(1024);
+        let mut near = Gathered::new(near);
+        let mut far = Gathered::new(far);
+        let ask = async {
+            near.write_all(b"ask").await.unwrap();
+            near.flush().await.unwrap();
+            let mut answer = [0; 6];
+            near.read_exact(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = async {
+            let mut question = [0; 3];
+            far.read_exact(&mut question).await.unwrap();
+            far.write_all(b"answer").await.unwrap();
+            far.shutdown().await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(ask, answer);
+        assert_eq!(&answer, b"answer");
+    }
+
+    #[tokio::test]
+    async fn more_than_is_gathered_waits_for_the_reader_and_loses_nothing() {
+        let (near, mut far) = duplex(1000);
+        let sent: Vec<u8> = (0..10 * GATHERED_BYTES_MAX).map(|at| at as u8).collect();
+        let mut near = Gathered::new(near);
+        let write = async {
+            near.write_all(&sent).await.unwrap();
+            near.shutdown().await.unwrap();
+        };
+        let mut got = Vec::new();
+        let (read, ()) = tokio::join!(far.read_to_end(&mut got), write);
+        assert_eq!(read.unwrap(), sent.len());
+        assert_eq!(got, sent);
+    }
+
+    #[tokio::test]
+    async fn slices_are_taken_in_their_order_up_to_the_bound() {
+        let (near, mut far) = duplex(1024);
+        let mut near = Gathered::new(near);
+        let slices = [IoSlice::new(b"ab"), IoSlice::new(b""), IoSlice::new(b"cd")];
+        assert_eq!(near.write_vectored(&slices).await.unwrap(), 4);
+        near.waiting.resize(GATHERED_BYTES_MAX - 3, 0);
+        assert_eq!(near.write_vectored(&slices).await.unwrap(), 3);
+        near.waiting.truncate(4);
+        drop(near);
+        assert_eq!(arrived(&mut far), b"abcd");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_sends_what_it_can() {
+        let (near, mut far) = duplex(3);
+        let mut near = Gathered::new(near);
+        near.write_all(b"alert").await.unwrap();
+        drop(near);
+        assert_eq!(arrived(&mut far), b"ale");
+    }
+}
