@@ -15,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// turn of a connection writes: a handshake's flight, or a roster of a dozen members.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;
 
-/// How often the owner finds nothing to read before what has gathered is sent. Once is when it wrote
-/// it; until the second, tasks that it had woken have had their turn, and handed it what they have.
+/// How often the owner finds nothing to read and nothing to write before what has gathered is sent.
+/// Once is when it wrote the last of it; until the second time, tasks that it had woken have had
+/// their turn, and handed it what they have.
 const ROUNDS: u8 = 2;
 
 /// A stream that sends small writes together.
@@ -30,7 +31,7 @@ const ROUNDS: u8 = 2;
 pub struct Gathered<S: AsyncWrite + Unpin> {
     stream: S,
     waiting: Vec<u8>,
-    /// Reads that found nothing since something has been waiting.
+    /// Reads that have found nothing since the last write.
     rounds: u8,
 }
 
@@ -49,7 +50,6 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
             }
             self.waiting.drain(..sent);
         }
-        self.rounds = 0;
         // A connection that waits holds no buffer.
         self.waiting = Vec::new();
         Poll::Ready(Ok(()))
@@ -94,6 +94,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         let room = ready!(self.poll_room(context))?;
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.waiting.extend_from_slice(taken);
+        self.rounds = 0;
         Poll::Ready(Ok(taken.len()))
     }
 
@@ -109,6 +110,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             self.waiting.extend_from_slice(taken);
             room -= taken.len();
         }
+        self.rounds = 0;
         Poll::Ready(Ok(self.waiting.len() - before))
     }
 
