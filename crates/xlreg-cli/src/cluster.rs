@@ -181,14 +181,7 @@ async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     let identity = args.who.identity().await?;
     let doing = || format!("creating cluster {}", new.name);
     let made = registry.create(&identity, &new).await.with_context(doing)?;
-    if (made.size, made.endpoint_count) != (new.size, new.endpoint_count) {
-        let message = format!(
-            "there is a cluster {} already, for {} members with {} endpoint(s) each, not {} with {}; \
-             choose another name",
-            new.name, made.size, made.endpoint_count, new.size, new.endpoint_count
-        );
-        return Err(Ending::new(Code::Conflict, message).into());
-    }
+    xlreg::Error::unless_as_asked(&new, &made)?;
     let key = ClusterKey::Name(new.name.clone());
     // A token goes along, so that one line is all that the other machines need.
     let token = if new.policy == Policy::Token {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use xlreg::{Error, Reason};
+use xlreg::{Error, ErrorReason, Reason};
 use xlreg_core::Refusal;
 use xlreg_node::IdentityError;
 
@@ -109,13 +109,22 @@ fn hint(error: &Error) -> Option<&'static str> {
              allow more with --timeout",
         ),
         Error::Refused { reason: Reason::Known(refusal), .. } => hint_on_refusal(refusal),
-        Error::Refused { reason: Reason::Other(text), .. }
-            if text.contains("too few endPoints") =>
-        {
-            Some("repeat --endpoint, once for each")
-        }
+        // The old wire has the text alone.
+        Error::Refused { reason: Reason::Other(text), .. } => hint_on_endpoints(text),
+        Error::Refused { reason: Reason::Fault(fault), .. } => match fault.reason {
+            ErrorReason::WrongEndpointCount => hint_on_endpoints(&fault.message),
+            ErrorReason::QuotaExceeded => Some(
+                "clusters that you delete make room: xlreg cluster list --mine; and whoever runs the \
+                 registry can allow more",
+            ),
+            _ => None,
+        },
         _ => None,
     }
+}
+
+fn hint_on_endpoints(text: &str) -> Option<&'static str> {
+    text.contains("too few endPoints").then_some("repeat --endpoint, once for each")
 }
 
 fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {

@@ -207,13 +207,10 @@ impl Formed {
         seats: Vec<Seat>,
     ) -> anyhow::Result<()> {
         let onlooker = seats.into_iter().next().context("at least two members")?.identity;
-        let made = registry.create(&onlooker, &plan.new_cluster()).await;
+        let new = plan.new_cluster();
+        let made = registry.create(&onlooker, &new).await;
         let made = made.with_context(|| format!("creating cluster {}", plan.cluster))?;
-        if (made.size, made.endpoint_count) != (plan.size, plan.endpoints) {
-            let (size, endpoint_count) = (made.size, made.endpoint_count);
-            let cluster = plan.cluster.clone();
-            return Err(Error::Differs { cluster, size, endpoint_count }.into());
-        }
+        Error::unless_as_asked(&new, &made)?;
         self.cluster_id = made.id.to_string();
         let (credentials_file, server) = match (server, &plan.registry) {
             (Some((home, server)), _) => {

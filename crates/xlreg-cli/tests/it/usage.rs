@@ -88,7 +88,7 @@ fn every_subcommand_has_help_with_what_it_takes() {
         ("serve", &["--listen", "--ephemeral", "XLREG_DATA", "Examples:"][..]),
         ("run", &["--members", "XLREG_ROSTER", "Examples:"]),
         ("cluster", &["create", "show", "wait"]),
-        ("cluster create", &["--size", "--endpoints", "XLREG_REGISTRY", "Example:"]),
+        ("cluster create", &["--size", "--endpoints", "XLREG_REGISTRY", "Examples:"]),
         ("cluster show", &["--output", "XLREG_OUTPUT"]),
         ("cluster wait", &["--timeout", "XLREG_TIMEOUT"]),
         ("join", &["--endpoint", "--no-wait", "XLREG_IDENTITY", "Examples:"]),
