@@ -73,8 +73,9 @@ impl MaybeConnect {
     /// The registry that its credentials name.
     pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
         let Some(credentials) = &self.registry else {
-            let message = "say which registry: --registry CRED, or an invitation in the cluster's \
-                           place, as `xlreg cluster create` prints it";
+            let message = "say which registry: --registry or XLREG_REGISTRY with its credentials, \
+                           whose place `xlreg serve` prints; or, in the cluster's place, an \
+                           invitation, as `xlreg cluster create` prints it";
             return Err(Ending::new(Code::Usage, message).into());
         };
         self.wire.open(credentials)

@@ -93,11 +93,15 @@ fn show(args: &FileArgs) -> anyhow::Result<Code> {
     let registry = Registry::open(&args.file)?;
     let credentials = registry.credentials();
     let endpoints = endpoints(credentials);
+    let wire = match registry.wire().dialect() {
+        None => "over TLS".to_owned(),
+        Some(_) => format!("dialect {}", registry.wire()),
+    };
     let json = json!({
         "name": credentials.name.as_str(),
         "id": credentials.id.to_string(),
         "version": credentials.version.to_string(),
-        "dialect": registry.wire().to_string(),
+        "wire": registry.wire().to_string(),
         "endpoints": endpoints,
         "sig_key": text::sshkey::encode(&credentials.sig_key),
         "sig_key_sha256": credentials.sig_key.fingerprint().to_string(),
@@ -106,12 +110,11 @@ fn show(args: &FileArgs) -> anyhow::Result<Code> {
     });
     args.output.print(&json, || {
         format!(
-            "name       {}\nid         {}\nversion    {} (dialect {})\nendpoints  {}\n\
+            "name       {}\nid         {}\nversion    {} ({wire})\nendpoints  {}\n\
              sig key    sha256 {}\ncomms key  sha256 {}",
             credentials.name,
             credentials.id,
             credentials.version,
-            registry.wire(),
             endpoints.join(" "),
             credentials.sig_key.fingerprint(),
             credentials.comms_key.fingerprint(),

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use xlreg::{Error, Reason};
+use xlreg::{Error, ErrorReason, Reason};
 use xlreg_core::Refusal;
 use xlreg_node::IdentityError;
 
@@ -68,6 +69,15 @@ impl Ending {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+
+    /// That the registry is not heard of within a --timeout.
+    pub(crate) fn no_answer(waited: Duration) -> Self {
+        let message = format!(
+            "the registry has not answered within {waited:?}; look at its log, or allow more with \
+             --timeout"
+        );
+        Self::new(Code::Incomplete, message)
+    }
 }
 
 impl fmt::Display for Ending {
@@ -96,8 +106,12 @@ fn hint(error: &Error) -> Option<&'static str> {
     match error {
         Error::File { .. } => Some("`xlreg serve` prints where a registry's credentials are"),
         Error::Text { .. } => Some("fetch the file from its registry again"),
-        Error::HungUp { .. } => {
-            Some("so do original servers of the other generation: try the other --dialect")
+        Error::HungUp { .. } => Some(
+            "so do original servers of the other generation, and registries that don't serve the \
+             old wire: try the other --dialect, or none",
+        ),
+        Error::OldWire { .. } => {
+            Some("if the credentials are of version 2, leave out --dialect and XLREG_DIALECT")
         }
         Error::Lost { request: "Join", .. } => Some(
             "an original server ends when asked for a cluster that it doesn't know: start it \
@@ -109,20 +123,30 @@ fn hint(error: &Error) -> Option<&'static str> {
              allow more with --timeout",
         ),
         Error::Refused { reason: Reason::Known(refusal), .. } => hint_on_refusal(refusal),
-        Error::Refused { reason: Reason::Other(text), .. }
-            if text.contains("too few endPoints") =>
-        {
-            Some("repeat --endpoint, once for each")
-        }
+        // The old wire has the text alone.
+        Error::Refused { reason: Reason::Other(text), .. } => hint_on_endpoints(text),
+        Error::Refused { reason: Reason::Fault(fault), .. } => match fault.reason {
+            ErrorReason::WrongEndpointCount => hint_on_endpoints(&fault.message),
+            ErrorReason::QuotaExceeded => Some(
+                "clusters that you delete make room: xlreg cluster list --mine; and whoever runs the \
+                 registry can allow more",
+            ),
+            _ => None,
+        },
         _ => None,
     }
 }
 
+fn hint_on_endpoints(text: &str) -> Option<&'static str> {
+    text.contains("too few endPoints").then_some("repeat --endpoint, once for each")
+}
+
 fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
     match refusal {
-        Refusal::UnknownClusterId | Refusal::UnknownClusterName => {
-            Some("check the name and the registry, or make it: xlreg cluster create NAME --size N")
-        }
+        Refusal::UnknownClusterId | Refusal::UnknownClusterName => Some(
+            "check the name and the registry (xlreg cluster list), or make it: xlreg cluster create \
+             NAME --size N",
+        ),
         Refusal::ClusterFull { .. } => Some(
             "see who is in it: xlreg cluster show NAME; a member comes back with the --name and \
              --identity it joined with",
@@ -141,6 +165,19 @@ fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
         Refusal::TokenInvalid | Refusal::TokenExpired | Refusal::TokenSpent => {
             Some("ask the cluster's owner for a new one: xlreg token create CLUSTER")
         }
+        Refusal::UnknownToken => Some("see which it has: xlreg token list CLUSTER"),
+        Refusal::Expelled => Some(
+            "its owner has shut this key out for good; who should come back all the same makes \
+             another --identity",
+        ),
+        Refusal::NotAMember => Some(
+            "see who is: xlreg cluster show CLUSTER; a member leaves with the --identity and --name \
+             that it joined with",
+        ),
+        Refusal::RegistryFull => Some(
+            "clusters that are deleted make room, and whoever runs the registry can allow more \
+             ([limits] in its configuration)",
+        ),
         Refusal::KeyNotAllowed => Some(
             "its owner names keys when making it: xlreg cluster create --policy keys --allow SHA256, \
              as `xlreg id show` tells it",

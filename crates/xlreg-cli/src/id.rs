@@ -79,6 +79,9 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
             let rotated = crate::block_on(rotate(&registry, &args.dir))
                 .with_context(|| format!("rotating the keys in {}", args.dir.display()))?;
             print(&rotated, args.output)?;
+            if args.output.is_human() {
+                output::note("its old keys are of no use at this registry any more");
+            }
         }
         Command::Pool(command) => return pool::main(command),
         Command::Show(args) => {

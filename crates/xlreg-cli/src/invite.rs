@@ -1,12 +1,12 @@
-//! Invitations: the one line that another machine needs.
+//! Invitations handed out: the one line that another machine needs, or the file to carry there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use clap::Args;
+use serde_json::{Value, json};
 use xlreg::Invitation;
 use xlreg_node::files::{self, Mode};
-use xlreg_proto::text::FILE_BYTES_MAX;
+use zeroize::Zeroizing;
 
 use crate::connect::shell_word;
 use crate::exit::{Code, Ending};
@@ -21,61 +21,49 @@ pub(crate) struct Handing {
     invitation_file: Option<PathBuf>,
 }
 
-/// What a user says of where to join: an invitation's text, or `@` and the file that holds one.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    Text(Box<Invitation>),
+/// An invitation that goes to others.
+pub(crate) enum Handed {
+    Text(Zeroizing<String>),
     File(PathBuf),
 }
 
-impl Source {
-    /// Reads an argument that is meant for an invitation; none if it is not.
-    pub(crate) fn parse(text: &str) -> Option<Result<Self, String>> {
-        if let Some(file) = text.strip_prefix('@') {
-            return Some(Ok(Self::File(PathBuf::from(file))));
-        }
-        let invitation = text.starts_with("xlreg:").then(|| Invitation::parse(text))?;
-        Some(match invitation {
-            Ok(invitation) => Ok(Self::Text(Box::new(invitation))),
-            Err(error) => Err(error.to_string()),
-        })
-    }
-
-    /// The invitation itself.
-    pub(crate) fn read(&self) -> anyhow::Result<Invitation> {
-        match self {
-            Self::Text(invitation) => Ok(Invitation::clone(invitation)),
-            Self::File(path) => {
-                let doing = || format!("reading the invitation {}", path.display());
-                let text = files::read_text(path, FILE_BYTES_MAX).with_context(doing)?;
-                Invitation::parse(text.trim()).with_context(doing)
-            }
-        }
+impl Handing {
+    /// Writes the file, if there is to be one.
+    pub(crate) fn hand_over(&self, invitation: &Invitation) -> anyhow::Result<Handed> {
+        let text = invitation.to_text();
+        let Some(path) = &self.invitation_file else { return Ok(Handed::Text(text)) };
+        let line = Zeroizing::new(format!("{}\n", text.as_str()));
+        files::replace(path, line.as_bytes(), Mode::Private).map_err(|error| {
+            let message = format!("writing the invitation {}: {error}", path.display());
+            Ending::new(Code::Failed, message)
+        })?;
+        Ok(Handed::File(path.clone()))
     }
 }
 
-/// Says what to run on the other machines, or writes the file to carry there.
-pub(crate) fn hand_over(
-    invitation: &Invitation,
-    endpoint_count: u32,
-    handing: &Handing,
-    output: Output,
-) -> anyhow::Result<()> {
-    let endpoints = " --endpoint HOST:PORT".repeat(endpoint_count as usize);
-    let text = invitation.to_text();
-    let joining = match &handing.invitation_file {
-        None => format!("'{}'", text.as_str()),
-        Some(path) => {
-            let line = zeroize::Zeroizing::new(format!("{}\n", text.as_str()));
-            files::replace(path, line.as_bytes(), Mode::Private).map_err(|error| {
-                let message = format!("writing the invitation {}: {error}", path.display());
-                Ending::new(Code::Failed, message)
-            })?;
-            shell_word(std::path::Path::new(&format!("@{}", path.display())))
+impl Handed {
+    /// Whether nothing of it is to be printed.
+    pub(crate) fn is_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!({ "invitation": text.as_str(), "invitation_file": null }),
+            Self::File(path) => json!({ "invitation": null, "invitation_file": path }),
         }
-    };
-    if output.is_human() {
+    }
+
+    /// Says what to run on the other machines.
+    pub(crate) fn say(&self, endpoint_count: u32, output: Output) {
+        if !output.is_human() {
+            return;
+        }
+        let joining = match self {
+            Self::Text(text) => format!("'{}'", text.as_str()),
+            Self::File(path) => shell_word(Path::new(&format!("@{}", path.display()))),
+        };
+        let endpoints = " --endpoint HOST:PORT".repeat(endpoint_count as usize);
         output::note(&format!("next, for each member: xlreg join {joining}{endpoints}"));
     }
-    Ok(())
 }

@@ -1,18 +1,20 @@
 //! `xlreg join`: become a member, wait for the roster, optionally become a program.
 
+use std::convert::Infallible;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
-use xlreg::{ClusterKey, Endpoint, Identity, Invitation, Name, Registry, Roster, TokenSecret};
+use xlreg::{Endpoint, Identity, Name, Roster, TokenSecret};
 use xlreg_launch::{Place, Places};
+use zeroize::Zeroizing;
 
-use crate::connect::{MaybeConnect, cluster_key, data_dir, duration};
+use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
-use crate::invite;
 use crate::output::{self, Output};
+use crate::target::{Goal, Target, target};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -27,9 +29,9 @@ pub(crate) struct Args {
     #[arg(value_parser = target, value_name = "CLUSTER")]
     target: Target,
     /// A token's secret, if the cluster asks for one [env: XLREG_TOKEN]
-    // Not clap's `env`: its help would print the secret.
+    // Not clap's `env`, whose help would print the secret; nor its parser, whose complaints would.
     #[arg(long, value_name = "SECRET", value_parser = secret)]
-    token: Option<TokenSecret>,
+    token: Option<Zeroizing<String>>,
     /// Where this member is reached, HOST:PORT: first by the other members, second by clients
     #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
     endpoints: Vec<Endpoint>,
@@ -57,67 +59,21 @@ pub(crate) struct Args {
     command: Vec<String>,
 }
 
-/// Which cluster a user means.
-#[derive(Clone, Debug)]
-enum Target {
-    Cluster(ClusterKey),
-    Invitation(invite::Source),
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    match invite::Source::parse(text) {
-        Some(source) => source.map(Target::Invitation),
-        None => cluster_key(text).map(Target::Cluster),
-    }
-}
-
-fn secret(text: &str) -> Result<TokenSecret, String> {
-    TokenSecret::parse(text).map_err(|error| error.to_string())
-}
-
-/// Where to join what, and with which token.
-struct Goal {
-    at: At,
-    cluster: ClusterKey,
-    token: Option<TokenSecret>,
-}
-
-/// How the registry is known.
-enum At {
-    Credentials(Registry),
-    /// By its address and a fingerprint; it must be asked for the rest.
-    Invitation(Invitation),
-}
-
-impl At {
-    async fn registry(self, identity: &Identity) -> Result<Registry, xlreg::Error> {
-        match self {
-            Self::Credentials(registry) => Ok(registry),
-            Self::Invitation(invitation) => Registry::from_invitation(&invitation, identity).await,
-        }
-    }
+fn secret(text: &str) -> Result<Zeroizing<String>, Infallible> {
+    Ok(Zeroizing::new(text.to_owned()))
 }
 
 impl Args {
-    fn goal(&self) -> anyhow::Result<Goal> {
-        let from_env = || std::env::var("XLREG_TOKEN").ok().filter(|text| !text.is_empty());
-        let token = match (&self.token, from_env()) {
-            (Some(token), _) => Some(token.clone()),
-            (None, Some(text)) => Some(TokenSecret::parse(&text).context("XLREG_TOKEN")?),
-            (None, None) => None,
+    /// The token that is given beside the invitation.
+    fn token(&self) -> anyhow::Result<Option<TokenSecret>> {
+        let from_env = std::env::var("XLREG_TOKEN").ok().filter(|text| !text.is_empty());
+        let (given, text) = match (&self.token, from_env) {
+            (Some(text), _) => ("--token", text.clone()),
+            (None, Some(text)) => ("XLREG_TOKEN", Zeroizing::new(text)),
+            (None, None) => return Ok(None),
         };
-        match &self.target {
-            Target::Cluster(cluster) => {
-                let at = At::Credentials(self.connect.registry()?);
-                Ok(Goal { at, cluster: cluster.clone(), token })
-            }
-            Target::Invitation(source) => {
-                let invitation = source.read()?;
-                let cluster = invitation.cluster().clone();
-                let token = token.or_else(|| invitation.token().cloned());
-                Ok(Goal { at: At::Invitation(invitation), cluster, token })
-            }
-        }
+        let misuse = |error| Ending::new(Code::Usage, format!("{given}: {error}"));
+        Ok(Some(TokenSecret::parse(text.trim()).map_err(misuse)?))
     }
 }
 
@@ -145,7 +101,9 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn join(args: &Args) -> anyhow::Result<Joined> {
-    let Goal { at, cluster, token } = args.goal()?;
+    let goal = Goal::new(&args.target, &args.connect)?;
+    let cluster = goal.cluster.clone();
+    let token = args.token()?.or_else(|| goal.token.clone());
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
@@ -157,14 +115,14 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
     let joining = async {
-        let registry = at.registry(&identity).await?;
+        let registry = goal.registry(&identity).await?;
         let endpoints = args.endpoints.clone();
         let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
         anyhow::Ok((registry, membership))
     };
     let (registry, mut membership) = timeout(args.timeout, joining)
         .await
-        .unwrap_or_else(|_| Err(no_answer(args.timeout)))
+        .unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))
         .with_context(doing)?;
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
@@ -179,14 +137,6 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
     Ok(Joined { dir, roster, rank, roster_file })
-}
-
-fn no_answer(waited: Duration) -> anyhow::Error {
-    let message = format!(
-        "the registry has not answered within {waited:?}; look at its log, or allow more with \
-         --timeout"
-    );
-    Ending::new(Code::Incomplete, message).into()
 }
 
 /// Original servers let in whoever comes, also beyond the size.

@@ -6,17 +6,18 @@ use anyhow::Context as _;
 use serde_json::json;
 use xlreg::{ClusterKey, Identity, Name};
 
-use crate::connect::{Connect, cluster_key, data_dir};
+use crate::connect::{MaybeConnect, data_dir};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
+use crate::target::{Goal, Target, target};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   xlreg leave alpha --name node_1 --registry regCred.dat")]
 pub(crate) struct Args {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
+    /// The cluster's name or ID; or the invitation it was joined by, xlreg://... or @FILE
+    #[arg(value_parser = target, value_name = "CLUSTER")]
+    target: Target,
     /// The member's name [default: that of the identity]
     #[arg(long)]
     name: Option<Name>,
@@ -25,7 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", env = "XLREG_IDENTITY")]
     identity: Option<PathBuf>,
     #[command(flatten)]
-    connect: Connect,
+    connect: MaybeConnect,
     #[command(flatten)]
     output: Output,
 }
@@ -35,22 +36,21 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn leave(args: &Args) -> anyhow::Result<Code> {
-    let registry = args.connect.registry()?;
+    let goal = Goal::new(&args.target, &args.connect)?;
+    let cluster = goal.cluster.clone();
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => kept(&args.cluster, args.name.as_ref())?,
+        None => kept(&cluster, args.name.as_ref())?,
     };
     let mut identity = Identity::load(&dir).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
     }
-    registry
-        .leave(&identity, &args.cluster)
-        .await
-        .with_context(|| format!("leaving cluster {}", args.cluster))?;
-    let json = json!({ "cluster": args.cluster.to_string(), "name": identity.name().as_str() });
-    args.output
-        .print(&json, || format!("{} has left cluster {}", identity.name(), args.cluster))?;
+    let doing = || format!("leaving cluster {cluster}");
+    let registry = goal.registry(&identity).await.with_context(doing)?;
+    registry.leave(&identity, &cluster).await.with_context(doing)?;
+    let json = json!({ "cluster": cluster.to_string(), "name": identity.name().as_str() });
+    args.output.print(&json, || format!("{} has left cluster {cluster}", identity.name()))?;
     if args.output.is_human() {
         output::note("its rank is kept: the same xlreg join makes it a member again");
     }
@@ -60,29 +60,28 @@ async fn leave(args: &Args) -> anyhow::Result<Code> {
 /// Where `xlreg join` keeps the identity of this member.
 fn kept(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
     let members = data_dir()?.join("members").join(cluster.to_string());
-    if let Some(name) = name {
-        return Ok(members.join(name.as_str()));
-    }
-    let entries = std::fs::read_dir(&members).map(|entries| entries.flatten().collect::<Vec<_>>());
-    let entries = entries.unwrap_or_default();
-    match entries.as_slice() {
-        [only] => Ok(only.path()),
-        [] => {
-            let message = format!(
-                "no member of cluster {cluster} is kept in {}; name its identity with --identity",
-                members.display()
-            );
-            Err(Ending::new(Code::NotFound, message).into())
+    let entries = std::fs::read_dir(&members).into_iter().flatten().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    let missing = |message: String| Ending::new(Code::NotFound, message).into();
+    let all = names.join(", ");
+    match (name, names.as_slice()) {
+        (Some(name), names) if names.iter().any(|kept| kept == name.as_str()) => {
+            Ok(members.join(name.as_str()))
         }
-        several => {
-            let mut names: Vec<_> = several
-                .iter()
-                .map(|entry| entry.file_name().to_string_lossy().into_owned())
-                .collect();
-            names.sort_unstable();
+        (None, [only]) => Ok(members.join(only)),
+        (_, []) => Err(missing(format!(
+            "no member of cluster {cluster} is kept in {}; name its identity with --identity",
+            members.display()
+        ))),
+        (Some(name), _) => Err(missing(format!(
+            "no member {name} of cluster {cluster} is kept here, but: {all}; if its identity is \
+             elsewhere, name it with --identity"
+        ))),
+        (None, _) => {
             let message = format!(
-                "several members are kept here: {}; say which with --name",
-                names.join(", ")
+                "several members of cluster {cluster} are kept here: {all}; say which with --name"
             );
             Err(Ending::new(Code::Usage, message).into())
         }

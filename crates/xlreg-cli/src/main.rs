@@ -8,7 +8,7 @@
 //! | [`serve`] | run a registry |
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
-//! | [`cluster`], [`watch`] | create, show, wait, list, watch, expel, delete |
+//! | [`cluster`], [`create`], [`watch`] | create, show, wait, list, watch, expel, delete |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`token`] | secrets that let others in |
@@ -16,12 +16,15 @@
 //! | [`pool`] | keys made ahead of need, below `id` |
 //! | [`extras`] | completions and man pages |
 //!
-//! [`invite`] has the line that other machines join with, [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
+//! [`connect`] and [`target`] have the flags that say which registry and which cluster, as whom;
+//! [`invite`] has the line that other machines join with. [`output`] prints, [`screen`] and
+//! [`progress`] draw on a terminal, and [`usage`] answers misuse.
 
 #![forbid(unsafe_code)]
 
 mod cluster;
 mod connect;
+mod create;
 mod cred;
 mod exit;
 mod extras;
@@ -35,7 +38,9 @@ mod pool;
 mod progress;
 mod run;
 mod runs;
+mod screen;
 mod serve;
+mod target;
 mod token;
 mod usage;
 mod watch;
@@ -79,7 +84,7 @@ enum Command {
     Kill(runs::MemberArgs),
     /// Start a member's program again: same identity, rank and ports
     Restart(runs::MemberArgs),
-    /// Create, show, wait for, list, watch and delete clusters
+    /// Create, show, wait for, list, watch and delete clusters; expel members
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Become a member, wait for the roster, optionally become a program
@@ -89,10 +94,10 @@ enum Command {
     /// Issue, list and revoke join tokens
     #[command(subcommand)]
     Token(token::Command),
-    /// Make and show identities, and keep keys ready
+    /// Make, show and rotate identities, and keep keys ready
     #[command(subcommand)]
     Id(id::Command),
-    /// Show and check a registry's credentials
+    /// Show and check a registry's credentials, and export its certificate
     #[command(subcommand)]
     Cred(cred::Command),
     /// Print a completion script for a shell

@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
-use xlreg::{Cluster, Policy, Roster};
-use xlreg_core::{Seat, Time};
+use xlreg::{Cluster, Member, Policy, Roster};
+use xlreg_core::Time;
+use xlreg_core::admission::Life;
 use xlreg_proto::text;
 
 /// How to print.
@@ -77,56 +78,85 @@ pub(crate) fn took(time: Duration) -> String {
 
 /// A roster as a table, with a line above that says how complete it is.
 pub(crate) fn roster(roster: &Roster) -> String {
-    let state = if roster.is_complete() { "complete" } else { "incomplete" };
-    let (here, size) = (roster.members.len(), roster.size);
-    let title = format!("cluster {} ({}): {here} of {size}, {state}", roster.title(), roster.id);
-    if here == 0 {
+    with_members(format!("cluster {} ({}): {}", roster.title(), roster.id, state(roster)), roster)
+}
+
+/// The same for a terminal that may be narrow: what can be missed stands to the right.
+pub(crate) fn live(roster: &Roster) -> String {
+    with_members(format!("cluster {}: {}", roster.title(), state(roster)), roster)
+}
+
+fn state(roster: &Roster) -> String {
+    let complete = if roster.is_complete() { "complete" } else { "incomplete" };
+    format!("{} of {}, {complete}", roster.members.len(), roster.size)
+}
+
+fn with_members(title: String, roster: &Roster) -> String {
+    let holders = roster.holders();
+    if holders.is_empty() {
         return title;
     }
-    let rows = roster.iter().map(|(rank, member)| {
+    // Most rosters never see anybody leave.
+    let with_state = holders.iter().any(|(_, _, left)| *left);
+    let rows = holders.iter().map(|(rank, member, left)| {
         let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
-        vec![rank.to_string(), member.name.to_string(), endpoints.join(" "), member.id.to_string()]
+        let state = with_state.then(|| if *left { "left" } else { "present" }.to_owned());
+        let head = [rank.to_string(), member.name.to_string()];
+        let tail = [endpoints.join(" "), member.id.to_string()];
+        head.into_iter().chain(state).chain(tail).collect()
     });
-    format!("{title}\n{}", table(&["RANK", "NAME", "ENDPOINTS", "ID"], rows))
+    let state = with_state.then_some("STATE");
+    let header = ["RANK", "NAME"].into_iter().chain(state).chain(["ENDPOINTS", "ID"]);
+    format!("{title}\n{}", table(&header.collect::<Vec<_>>(), rows))
 }
 
-/// A cluster with all who hold a rank, there or not.
-pub(crate) fn cluster(cluster: &Cluster) -> String {
-    let state = if cluster.is_complete() { "complete" } else { "incomplete" };
-    let (here, size) = (cluster.present().count(), cluster.size);
-    let title = format!("cluster {} ({}): {here} of {size}, {state}", cluster.name, cluster.id);
-    let rows: Vec<_> = cluster
-        .seats
-        .iter()
-        .enumerate()
-        .filter_map(|(rank, seat)| {
-            let member = seat.holder()?;
-            let endpoints: Vec<_> = member.endpoints.iter().map(ToString::to_string).collect();
-            let there = if seat.present().is_some() { "present" } else { "left" };
-            let name = member.name.to_string();
-            let id = member.id.to_string();
-            Some(vec![rank.to_string(), name, there.to_owned(), endpoints.join(" "), id])
-        })
-        .collect();
-    if rows.is_empty() {
-        return title;
-    }
-    let header = ["RANK", "NAME", "STATE", "ENDPOINTS", "ID"];
-    format!("{title}\n{}", table(&header, rows.into_iter()))
-}
-
-/// Who holds a rank, for programs; none if nobody does.
-pub(crate) fn seat_json(rank: usize, seat: &Seat) -> Option<Value> {
-    let member = seat.holder()?;
-    Some(json!({
+/// Who holds a rank, for programs.
+pub(crate) fn holder(rank: usize, member: &Member, left: bool) -> Value {
+    json!({
         "rank": rank,
         "name": member.name.as_str(),
         "id": member.id.to_string(),
-        "left": seat.present().is_none(),
+        "left": left,
         "endpoints": member.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "sig_key": text::sshkey::encode(&member.sig_key),
         "comms_key": text::sshkey::encode(&member.comms_key),
-    }))
+    })
+}
+
+/// A cluster without its members, for programs.
+pub(crate) fn summary(cluster: &Cluster) -> Value {
+    let Life { fill_by, ends, idle, .. } = cluster.life;
+    json!({
+        "cluster": cluster.name.as_str(),
+        "cluster_id": cluster.id.to_string(),
+        "size": cluster.size,
+        "endpoint_count": cluster.endpoint_count,
+        "policy": policy(&cluster.policy),
+        "owner": cluster.owner.map(|owner| owner.to_string()),
+        "revision": cluster.revision,
+        "expires": ends.map(moment),
+        "full_by": fill_by.map(moment),
+        "idle_ms": idle.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)),
+    })
+}
+
+/// Several JSON objects as one.
+pub(crate) fn merged<const N: usize>(objects: [Value; N]) -> Value {
+    let fields = objects.into_iter().filter_map(|object| match object {
+        Value::Object(fields) => Some(fields),
+        _ => None,
+    });
+    Value::Object(fields.flatten().collect())
+}
+
+/// How long a cluster lives, for people; nothing if that is until somebody deletes it.
+pub(crate) fn lifetime(life: &Life) -> Option<String> {
+    let until = life.ends.map(|end| format!("until {}", moment(end)));
+    let full = life.fill_by.map(|by| format!("to be full by {}", moment(by)));
+    let idle = life.idle.map(|idle| format!("until idle for {}", humantime::format_duration(idle)));
+    let owner = life.with_owner.then(|| "as long as its owner is connected".to_owned());
+    let all: Vec<_> = [until, full, idle, owner].into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// A join policy in a word.

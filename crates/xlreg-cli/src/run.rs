@@ -5,6 +5,7 @@
 //! | [`guard`] | the process above, which makes sure that nothing survives |
 //! | [`worker`] | the process below: forms the cluster, starts the programs, watches over them |
 //! | [`form`] | everything up to the barrier: keys, ports, registry, joins |
+//! | [`guest`] | a cluster at somebody else's registry |
 //! | [`getting_up`] | from programs that have started to programs that are up |
 //! | [`events`] | what happens to the programs, told |
 //! | [`plan`] | the flags, checked and made ready for use |
@@ -21,6 +22,7 @@ mod events;
 mod form;
 mod getting_up;
 mod guard;
+mod guest;
 mod plan;
 mod worker;
 
@@ -58,8 +60,8 @@ pub(crate) struct Args {
     /// Endpoints of each member: 2 if the cluster has clients, who use the second
     #[arg(long, value_name = "1|2", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=2))]
     endpoints: u32,
-    /// Form the cluster at this registry, not at a throw-away one of its own; what is registered
-    /// stays there
+    /// Form the cluster at this registry, not at a throw-away one of its own; it is deleted there
+    /// when the run ends, or with --keep its members leave
     #[arg(long, value_name = "CRED")]
     registry: Option<PathBuf>,
     /// How long the members may take to meet once their keys are made, and the programs to get

@@ -1,5 +1,6 @@
 //! `xlreg serve`: run a registry.
 
+use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZero;
@@ -243,16 +244,46 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     finish(&report)
 }
 
-/// What it means that the old wire is served, or is not.
+/// Says at each start what it means that the old wire is served, or is not.
 fn tell_of_old_wire(listen: SocketAddr, served: bool) {
-    match (served, listen.ip().is_loopback()) {
-        (true, true) => info!("the old wire is served, too, as nobody else can reach {listen}"),
-        (true, false) => warn!(
-            "the old wire is served, too (legacy): whoever is on the way can change what it says, and \
-             who gets the registry's key later can read what was said; see docs/operations/legacy.md"
-        ),
-        (false, _) => {
-            info!("the old wire is not served; clients of before version 2 need --legacy")
+    match OldWire::of(listen, served) {
+        OldWire::Exposed => warn!("{}", OldWire::Exposed),
+        harmless => info!("{harmless}"),
+    }
+}
+
+/// Whether the old wire is served, and to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OldWire {
+    Loopback(SocketAddr),
+    Exposed,
+    Shut,
+}
+
+impl OldWire {
+    fn of(listen: SocketAddr, served: bool) -> Self {
+        match (served, listen.ip().is_loopback()) {
+            (true, true) => Self::Loopback(listen),
+            (true, false) => Self::Exposed,
+            (false, _) => Self::Shut,
+        }
+    }
+}
+
+impl fmt::Display for OldWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Loopback(listen) => {
+                write!(f, "the old wire is served, too, as nobody else can reach {listen}")
+            }
+            Self::Exposed => f.write_str(
+                "the old wire is served, too (legacy): whoever is on the way can change what it \
+                 says, and who gets the registry's key later can read what was said; see \
+                 docs/operations/legacy.md",
+            ),
+            Self::Shut => {
+                f.write_str("the old wire is not served; clients of before version 2 need --legacy")
+            }
         }
     }
 }
@@ -358,5 +389,25 @@ fn finish(report: &Report) -> anyhow::Result<Code> {
             let message = format!("stopped, because the store failed: {failure}");
             Err(Ending::new(Code::Failed, message).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Only what others can reach is worth a warning.
+    #[test]
+    fn the_old_wire_is_warned_of_where_others_can_reach_it() {
+        let of = |listen: &str, served| OldWire::of(listen.parse().unwrap(), served);
+        for exposed in ["0.0.0.0:1", "192.0.2.1:1", "[::]:1", "[2001:db8::1]:1"] {
+            assert_eq!(of(exposed, true), OldWire::Exposed);
+            assert_eq!(of(exposed, false), OldWire::Shut);
+        }
+        for own in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1"] {
+            assert!(matches!(of(own, true), OldWire::Loopback(_)));
+            assert_eq!(of(own, false), OldWire::Shut);
+        }
+        assert!(OldWire::Exposed.to_string().contains("docs/operations/legacy.md"));
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use xlreg::{ClusterKey, JoinToken, NewToken, TokenId};
+use xlreg::{JoinToken, NewToken, Policy, TokenId};
 
-use crate::connect::{AsWhom, Connect, cluster_key, duration};
+use crate::connect::duration;
 use crate::exit::Code;
-use crate::invite::{self, Handing};
+use crate::invite::Handing;
 use crate::output::{self, Output};
+use crate::target::{Found, Which};
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -22,31 +23,22 @@ pub(crate) enum Command {
     Revoke(RevokeArgs),
 }
 
-/// Which cluster, at which registry, as whom.
 #[derive(Args)]
-pub(crate) struct About {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    who: AsWhom,
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Args)]
+#[command(after_help = "Examples:
+  xlreg token create alpha --registry regCred.dat
+  xlreg token create alpha --token-uses 1 --token-ttl 10m --invitation-file bob.txt")]
 pub(crate) struct CreateArgs {
-    #[command(flatten)]
-    about: About,
     #[command(flatten)]
     terms: Terms,
     /// What to know it by in the list: at most 64 bytes
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     label: String,
     #[command(flatten)]
     handing: Handing,
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How long and how often a token is good.
@@ -71,16 +63,20 @@ impl Terms {
 #[derive(Args)]
 pub(crate) struct ListArgs {
     #[command(flatten)]
-    about: About,
+    which: Which,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Args)]
 pub(crate) struct RevokeArgs {
     #[command(flatten)]
-    about: About,
+    which: Which,
     /// The token's ID, as the list shows it: 8 hex digits
     #[arg(value_parser = token_id, value_name = "TOKEN")]
     token: TokenId,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
@@ -96,37 +92,40 @@ fn token_id(text: &str) -> Result<TokenId, String> {
 }
 
 async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
-    let CreateArgs { about, terms, label, handing } = args;
-    let registry = about.connect.registry()?;
-    let identity = about.who.identity().await?;
-    let doing = || format!("issuing a token for cluster {}", about.cluster);
-    let (secret, token) = registry
-        .create_token(&identity, &about.cluster, &terms.token(label))
-        .await
-        .with_context(doing)?;
-    let shown = registry.show(&identity, &about.cluster).await.with_context(doing)?;
-    let invitation = registry.invitation(&about.cluster, Some(&secret))?;
-    let mut json = to_json(&token);
-    json["cluster"] = json!(about.cluster.to_string());
-    json["secret"] = json!(secret.as_str());
-    json["invitation"] = json!(invitation.to_text().as_str());
-    about.output.print(&json, || {
-        format!("token {} for {} uses; secret {}", token.id, token.max_uses, secret.as_str())
+    let Found { registry, identity, cluster } = args.which.find().await?;
+    let doing = || format!("issuing a token for cluster {cluster}");
+    let issued = registry.create_token(&identity, &cluster, &args.terms.token(&args.label)).await;
+    let (secret, token) = issued.with_context(doing)?;
+    let shown = registry.show(&identity, &cluster).await.with_context(doing)?;
+    let handed = args.handing.hand_over(&registry.invitation(&cluster, Some(&secret))?)?;
+    let told = (!handed.is_file()).then(|| secret.as_str());
+    let json = json!({ "cluster": cluster.to_string(), "secret": told });
+    let json = output::merged([to_json(&token), json, handed.to_json()]);
+    args.output.print(&json, || match told {
+        Some(secret) => format!("{}\nits secret is {secret}", title(&token)),
+        None => title(&token),
     })?;
-    invite::hand_over(&invitation, shown.endpoint_count, handing, about.output)?;
+    handed.say(shown.endpoint_count, args.output);
+    let policy = shown.about().map(|about| &about.policy);
+    if args.output.is_human() && policy.is_some_and(|policy| *policy != Policy::Token) {
+        output::note("nobody needs it: this cluster was not made with --policy token");
+    }
     Ok(Code::Done)
 }
 
+/// A new token in a line.
+pub(crate) fn title(token: &JoinToken) -> String {
+    let members = if token.max_uses == 1 { "member" } else { "members" };
+    let until = output::moment(token.expires);
+    format!("token {} for {} {members}, until {until}", token.id, token.max_uses)
+}
+
 async fn list(args: &ListArgs) -> anyhow::Result<Code> {
-    let About { cluster, connect, who, output } = &args.about;
-    let registry = connect.registry()?;
-    let identity = who.identity().await?;
-    let tokens = registry
-        .list_tokens(&identity, cluster)
-        .await
-        .with_context(|| format!("listing the tokens of cluster {cluster}"))?;
+    let Found { registry, identity, cluster } = args.which.find().await?;
+    let tokens = registry.list_tokens(&identity, &cluster).await;
+    let tokens = tokens.with_context(|| format!("listing the tokens of cluster {cluster}"))?;
     let json = Value::Array(tokens.iter().map(to_json).collect());
-    output.print(&json, || {
+    args.output.print(&json, || {
         if tokens.is_empty() {
             return format!("cluster {cluster} has no tokens");
         }
@@ -144,15 +143,11 @@ async fn list(args: &ListArgs) -> anyhow::Result<Code> {
 }
 
 async fn revoke(args: &RevokeArgs) -> anyhow::Result<Code> {
-    let About { cluster, connect, who, output } = &args.about;
-    let registry = connect.registry()?;
-    let identity = who.identity().await?;
-    registry
-        .revoke_token(&identity, cluster, &args.token)
-        .await
-        .with_context(|| format!("revoking token {} of cluster {cluster}", args.token))?;
+    let Found { registry, identity, cluster } = args.which.find().await?;
+    let revoked = registry.revoke_token(&identity, &cluster, &args.token).await;
+    revoked.with_context(|| format!("revoking token {} of cluster {cluster}", args.token))?;
     let json = json!({ "cluster": cluster.to_string(), "token": args.token.to_string() });
-    output.print(&json, || format!("token {} is of no use any more", args.token))?;
+    args.output.print(&json, || format!("token {} is of no use any more", args.token))?;
     Ok(Code::Done)
 }
 

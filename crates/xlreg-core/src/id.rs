@@ -9,15 +9,17 @@ use thiserror::Error;
 /// Bytes in the ID of a node or a cluster.
 pub const ID_BYTES: usize = 20;
 
-/// Text or bytes that should have been an ID and are not.
+/// Text or bytes that should have been an ID, or a fingerprint, and are not.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("not an ID: expected {ID_BYTES} bytes ({} hex digits), got {got}", ID_BYTES * 2)]
+#[error("not {what}: expected {bytes} bytes ({} hex digits), got {got}", bytes * 2)]
 pub struct IdError {
+    what: &'static str,
+    bytes: usize,
     got: String,
 }
 
 macro_rules! byte_id {
-    ($(#[$doc:meta])* $name:ident, $len:expr, $error:expr) => {
+    ($(#[$doc:meta])* $name:ident, $len:expr, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name([u8; $len]);
@@ -34,13 +36,17 @@ macro_rules! byte_id {
             pub const fn as_bytes(&self) -> &[u8; $len] {
                 &self.0
             }
+
+            fn error(got: String) -> IdError {
+                IdError { what: $what, bytes: $len, got }
+            }
         }
 
         impl TryFrom<&[u8]> for $name {
             type Error = IdError;
 
             fn try_from(bytes: &[u8]) -> Result<Self, IdError> {
-                let wrong_length = |_| IdError { got: format!("{} bytes", bytes.len()) };
+                let wrong_length = |_| Self::error(format!("{} bytes", bytes.len()));
                 bytes.try_into().map(Self).map_err(wrong_length)
             }
         }
@@ -49,9 +55,8 @@ macro_rules! byte_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let bytes = HEXLOWER_PERMISSIVE
-                    .decode(text.as_bytes())
-                    .map_err(|_| IdError { got: format!("{} characters that are not hex", text.len()) })?;
+                let strange = |_| Self::error(format!("{} characters that are not hex", text.len()));
+                let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(strange)?;
                 Self::try_from(bytes.as_slice())
             }
         }
@@ -72,17 +77,17 @@ macro_rules! byte_id {
 
 byte_id! {
     /// A node's ID: 20 bytes that the registry issued, or that a client brought and was granted.
-    NodeId, ID_BYTES, IdError
+    NodeId, ID_BYTES, "an ID"
 }
 
 byte_id! {
     /// A cluster's ID: 20 random bytes that the registry issued.
-    ClusterId, ID_BYTES, IdError
+    ClusterId, ID_BYTES, "an ID"
 }
 
 byte_id! {
     /// The SHA-256 of a public key's DER SubjectPublicKeyInfo: 32 bytes that stand for the key.
-    Fingerprint, 32, IdError
+    Fingerprint, 32, "a fingerprint"
 }
 
 #[cfg(test)]
@@ -105,5 +110,7 @@ mod tests {
             assert!(text.parse::<NodeId>().is_err(), "{text:?}");
         }
         assert!(ClusterId::try_from([0u8; 19].as_slice()).is_err());
+        let error = "a5".parse::<Fingerprint>().unwrap_err().to_string();
+        assert_eq!(error, "not a fingerprint: expected 32 bytes (64 hex digits), got 1 bytes");
     }
 }

@@ -154,8 +154,7 @@ impl Registry {
         name: &Name,
     ) -> Result<NodeId, Error> {
         let roster = self.show(identity, cluster).await?;
-        let left = roster.about().into_iter().flat_map(|about| &about.left);
-        let mut all = roster.members.iter().chain(left.map(|(_, member)| member));
+        let mut all = roster.holders().into_iter().map(|(_, member, _)| member);
         let found = all.find(|member| member.name == *name).map(|member| member.id);
         found.ok_or(Error::Refused {
             request: "GetCluster",

@@ -9,8 +9,8 @@ use thiserror::Error;
 use xlreg_api::fault::Fault;
 use xlreg_api::invitation::InvitationError;
 use xlreg_api::v2::ErrorReason;
-use xlreg_core::cluster::Gone;
-use xlreg_core::{Endpoint, Fingerprint, Name, Refusal};
+use xlreg_core::cluster::{Gone, NewCluster};
+use xlreg_core::{Cluster, Endpoint, Fingerprint, Name, Refusal};
 use xlreg_node::IdentityError;
 use xlreg_proto::hello::ReplyError;
 use xlreg_proto::keys::KeyError;
@@ -130,9 +130,7 @@ pub enum Error {
         version: xlreg_core::Version,
     },
     /// The name is another cluster's, or the registry will not have such a one.
-    #[error(
-        "there is a cluster {cluster} for {size} members with {endpoint_count} endpoint(s) each; choose another name, or that size"
-    )]
+    #[error("{}", how_it_differs(cluster, (*size, *endpoint_count), *asked))]
     Differs {
         /// The cluster's name.
         cluster: Name,
@@ -140,6 +138,9 @@ pub enum Error {
         size: u32,
         /// How many endpoints each must bring.
         endpoint_count: u32,
+        /// The size and the endpoint count that were asked for. If they are those that it has, its
+        /// policy is of another kind.
+        asked: (u32, u32),
     },
     /// The cluster is no more.
     #[error("cluster {cluster} is gone: {}", how_gone(*.how))]
@@ -240,6 +241,24 @@ impl Error {
         }
     }
 
+    /// Compares what a registry has made with what was asked of it. Over the old wire it may be
+    /// another cluster of the name.
+    ///
+    /// # Errors
+    /// [`Error::Differs`] if it has another size or endpoint count.
+    pub fn unless_as_asked(asked: &NewCluster, made: &Cluster) -> Result<(), Self> {
+        if (made.size, made.endpoint_count) == (asked.size, asked.endpoint_count) {
+            return Ok(());
+        }
+        Err(Self::differs(asked, made.size, made.endpoint_count))
+    }
+
+    /// That there is a cluster of the name which is not the one that was asked for.
+    pub(crate) fn differs(asked: &NewCluster, size: u32, endpoint_count: u32) -> Self {
+        let (cluster, asked) = (asked.name.clone(), (asked.size, asked.endpoint_count));
+        Self::Differs { cluster, size, endpoint_count, asked }
+    }
+
     /// The same error, told by someone who has been waiting since `began`.
     #[must_use]
     pub fn since(mut self, began: Instant) -> Self {
@@ -256,6 +275,22 @@ fn how_gone(how: Option<Gone>) -> &'static str {
         Some(Gone::Expired) => "it has expired",
         None => "it was deleted or has expired, or its registry has lost its memory",
     }
+}
+
+fn how_it_differs(cluster: &Name, there: (u32, u32), asked: (u32, u32)) -> String {
+    let (size, endpoint_count) = there;
+    if there == asked {
+        return format!(
+            "there is a cluster {cluster} already, for {size} members with {endpoint_count} \
+             endpoint(s) each, and another policy for who may join; choose another name, or that \
+             policy"
+        );
+    }
+    let (asked_size, asked_count) = asked;
+    format!(
+        "there is a cluster {cluster} already, for {size} members with {endpoint_count} endpoint(s) \
+         each, not {asked_size} with {asked_count}; choose another name"
+    )
 }
 
 /// A wait that ended before the cluster was full.
@@ -338,11 +373,26 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
+/// A time to wait, in whole units and not too short.
+fn rounded(wait: Duration) -> String {
+    if wait > Duration::from_secs(1) {
+        format!("{} s", wait.as_micros().div_ceil(1_000_000))
+    } else {
+        format!("{} ms", wait.as_micros().div_ceil(1000))
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(refusal) => refusal.fmt(f),
-            Self::Fault(fault) => fault.fmt(f),
+            Self::Fault(fault) => {
+                fault.fmt(f)?;
+                match fault.retry_after {
+                    Some(wait) => write!(f, "; try again in {}", rounded(wait)),
+                    None => Ok(()),
+                }
+            }
             Self::Other(text) if text.is_empty() => f.write_str("it does not say why"),
             Self::Other(text) => f.write_str(text),
         }
@@ -394,6 +444,29 @@ mod tests {
         );
         incomplete.joined.clear();
         assert!(incomplete.to_string().ends_with("joined: nobody"));
+    }
+
+    #[test]
+    fn a_fault_says_when_to_try_again_if_that_helps() {
+        let fault = Fault::new(ErrorReason::QuotaExceeded, "too much");
+        let told = |fault| Reason::Fault(Box::new(fault)).to_string();
+        assert_eq!(told(fault.clone()), "too much");
+        for (wait, text) in [
+            (Duration::from_secs(30), "too much; try again in 30 s"),
+            (Duration::from_micros(1_000_001), "too much; try again in 2 s"),
+            (Duration::from_micros(1_500), "too much; try again in 2 ms"),
+        ] {
+            assert_eq!(told(fault.clone().retry_after(wait)), text);
+        }
+    }
+
+    #[test]
+    fn another_cluster_of_the_name_is_told_with_what_was_asked() {
+        let asked = NewCluster::open("alpha".parse().unwrap(), 3, 1);
+        let text = Error::differs(&asked, 2, 1).to_string();
+        assert!(text.contains("for 2 members with 1 endpoint(s) each, not 3 with 1"), "{text}");
+        let text = Error::differs(&asked, 3, 1).to_string();
+        assert!(text.contains("another policy") && !text.contains("not 3"), "{text}");
     }
 
     #[test]

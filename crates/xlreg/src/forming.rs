@@ -93,10 +93,7 @@ impl Registry {
     ) -> Result<(), Error> {
         let Some(first) = seats.first() else { return Ok(()) };
         let made = self.create(&first.identity, new).await?;
-        if (made.size, made.endpoint_count) != (new.size, new.endpoint_count) {
-            let (size, endpoint_count) = (made.size, made.endpoint_count);
-            return Err(Error::Differs { cluster: new.name.clone(), size, endpoint_count });
-        }
+        Error::unless_as_asked(new, &made)?;
         let key = ClusterKey::Name(new.name.clone());
         for seat in seats {
             members.push(self.join(&seat.identity, &key, seat.endpoints.clone()).await?);

@@ -78,6 +78,7 @@ pub use roster::Roster;
 pub use rotation::NewKeys;
 pub use tokens::{JoinToken, NewToken};
 pub use wire::Wire;
+pub use xlreg_api::v2::ErrorReason;
 pub use xlreg_api::{Fault, Invitation, TokenSecret};
 pub use xlreg_core::cluster::{Event, EventKind, Gone, NewCluster};
 pub use xlreg_core::{

@@ -158,7 +158,8 @@ impl Registry {
     /// already that is like it, returns that: compare its owner and lifetime.
     ///
     /// Over the old wire the cluster that has the name comes back whatever it is like, and a size
-    /// or endpoint count out of range is brought to the nearest within: compare what comes back.
+    /// or endpoint count out of range is brought to the nearest within:
+    /// [`Error::unless_as_asked`] compares.
     ///
     /// # Errors
     /// [`Error::Differs`] if the name is taken by a cluster that is not like it (never over the old
@@ -210,7 +211,7 @@ impl Registry {
             Error::Refused {
                 reason: Reason::Known(Refusal::ClusterDiffers { size, endpoint_count }),
                 ..
-            } => Error::Differs { cluster: new.name.clone(), size, endpoint_count },
+            } => Error::differs(new, size, endpoint_count),
             error => error,
         })?;
         line.close().await;

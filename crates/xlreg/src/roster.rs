@@ -95,6 +95,18 @@ impl Roster {
         self.ranks.iter().copied().zip(&self.members)
     }
 
+    /// Everyone who holds a rank, in their order, each with its rank and whether it has left. Over
+    /// the old wire nobody ever has.
+    #[must_use]
+    pub fn holders(&self) -> Vec<(usize, &Arc<Member>, bool)> {
+        let left = self.about.iter().flat_map(|about| &about.left);
+        let left = left.map(|(rank, member)| (*rank, member, true));
+        let here = self.iter().map(|(rank, member)| (rank, member, false));
+        let mut all: Vec<_> = here.chain(left).collect();
+        all.sort_by_key(|(rank, ..)| *rank);
+        all
+    }
+
     /// The member of this rank, if it is there.
     #[must_use]
     pub fn member(&self, rank: usize) -> Option<&Arc<Member>> {

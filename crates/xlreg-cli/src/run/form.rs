@@ -1,5 +1,6 @@
 //! Everything up to the barrier: keys, directories, ports, a registry, and members that have joined.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use xlreg::{
     Credentials, Durability, Error, Identity, Name, PrivateKey, Reason, Registry, Roster, Seat,
 };
@@ -22,6 +24,7 @@ use xlreg_proto::keys::random;
 use xlreg_server::{Home, LocalServer};
 use xlreg_store::LocalEngine;
 
+use super::guest::Guest;
 use super::plan::{Kept, Plan};
 use super::{Address, interrupted};
 use crate::exit::{Code, Ending};
@@ -44,6 +47,8 @@ pub(crate) struct Formed {
     pub(crate) _addresses: Option<Block>,
     /// A registry that programs join at by themselves.
     pub(crate) gate: Option<Gate>,
+    /// Held as long as the cluster is to stay at somebody else's registry.
+    pub(crate) _stay: Option<AbortOnDropHandle<()>>,
 }
 
 /// A member before its program starts.
@@ -70,12 +75,14 @@ struct Cast {
     registry: Option<Identity>,
 }
 
-/// When this returns, every member holds the whole roster.
-pub(crate) async fn form(
+/// When this returns, every member holds the whole roster. Who is a `guest` is known before anything
+/// is registered.
+pub(super) async fn form(
     plan: &Plan,
     pool: Option<KeyPool>,
     run_dir: &Path,
     stop: &CancellationToken,
+    guest: &OnceCell<Guest>,
 ) -> anyhow::Result<Formed> {
     let home = plan.keep.as_ref().map_or(run_dir, |keep| &keep.dir);
     let names = plan.names()?;
@@ -102,6 +109,9 @@ pub(crate) async fn form(
         (None, Some(registry)) => registry,
         (None, None) => unreachable!("a run without --registry has one of its own"),
     };
+    if let Some(ours) = Guest::new(plan, &registry, cast.members.clone()) {
+        let _first = guest.set(ours);
+    }
     let seats: Vec<_> = cast.members.into_iter().zip(&ports).map(seat).collect();
     let members = names.into_iter().zip(dirs).zip(ports).map(|((name, dir), ports)| {
         let roster_file = dir.join("roster.json");
@@ -115,28 +125,39 @@ pub(crate) async fn form(
         refill: pool.zip(refill),
         _addresses: addresses,
         gate: None,
+        _stay: None,
     };
     if plan.self_join {
         formed.open_gate(plan, home, registry, server, seats).await?;
+        guest.get().inspect(|guest| guest.arrive());
     } else {
-        let joined = meet(plan, &registry, &seats).await;
+        let joined = meet(plan, &registry, &seats, guest.get()).await;
         if let Some((_, server)) = server {
             // From here on, nobody needs it.
             server.stop().await.context("the registry ended badly")?;
         }
         formed.take_places(&joined?, &seats, registry.credentials()).await?;
     }
+    formed._stay = guest.get().and_then(Guest::stay);
     Ok(formed)
 }
 
 /// Has all join, and waits until each has the whole roster.
-async fn meet(plan: &Plan, registry: &Registry, seats: &[Seat]) -> anyhow::Result<Roster> {
+async fn meet(
+    plan: &Plan,
+    registry: &Registry,
+    seats: &[Seat],
+    guest: Option<&Guest>,
+) -> anyhow::Result<Roster> {
     let bar = Bar::new("members registered and joined");
     let size = plan.size as usize;
     bar.set(0, size);
-    let formed = registry
-        .form(&plan.new_cluster(), seats, plan.timeout, |joined| bar.set(joined, size))
-        .await;
+    let joined = |joined| {
+        guest.inspect(|guest| guest.arrive());
+        bar.set(joined, size);
+    };
+    let new = plan.new_cluster(registry.wire());
+    let formed = registry.form(&new, seats, plan.timeout, joined).await;
     formed.map_err(|error| match error {
         // Not the library's error, whose hint is about places that are kept.
         Error::Incomplete(incomplete) => {
@@ -207,13 +228,10 @@ impl Formed {
         seats: Vec<Seat>,
     ) -> anyhow::Result<()> {
         let onlooker = seats.into_iter().next().context("at least two members")?.identity;
-        let made = registry.create(&onlooker, &plan.new_cluster()).await;
+        let new = plan.new_cluster(registry.wire());
+        let made = registry.create(&onlooker, &new).await;
         let made = made.with_context(|| format!("creating cluster {}", plan.cluster))?;
-        if (made.size, made.endpoint_count) != (plan.size, plan.endpoints) {
-            let (size, endpoint_count) = (made.size, made.endpoint_count);
-            let cluster = plan.cluster.clone();
-            return Err(Error::Differs { cluster, size, endpoint_count }.into());
-        }
+        Error::unless_as_asked(&new, &made)?;
         self.cluster_id = made.id.to_string();
         let (credentials_file, server) = match (server, &plan.registry) {
             (Some((home, server)), _) => {

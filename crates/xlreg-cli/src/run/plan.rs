@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use xlreg::{Name, NewCluster};
+use xlreg::{Lifetime, Name, NewCluster, Wire};
 use xlreg_core::cluster::CLUSTER_ATTR_EPHEMERAL;
 use xlreg_launch::program;
 use xlreg_launch::ready::Readiness;
@@ -17,7 +17,7 @@ use xlreg_launch::template::{Offer, Template};
 use xlreg_node::files::{self, Mode};
 use xlreg_proto::keys::random;
 
-use super::{Address, Args, PortMode, Role, misuse};
+use super::{Address, Args, PortMode, Role, guest, misuse};
 use crate::exit::{Code, Ending};
 
 /// The longest file that is taken as a template.
@@ -153,10 +153,13 @@ impl Plan {
         })
     }
 
-    /// The cluster to define.
-    pub(crate) fn new_cluster(&self) -> NewCluster {
+    /// The cluster to define, at a registry that is spoken to over `wire`. A registry that stays is
+    /// to forget it, even if nobody can tell it to.
+    pub(crate) fn new_cluster(&self, wire: Wire) -> NewCluster {
+        let forgets = self.registry.is_some() && self.keep.is_none() && wire == Wire::V2;
+        let lifetime = Lifetime { idle: forgets.then_some(guest::IDLE), ..Lifetime::default() };
         let new = NewCluster::open(self.cluster.clone(), self.size, self.endpoints);
-        NewCluster { attrs: CLUSTER_ATTR_EPHEMERAL, ..new }
+        NewCluster { attrs: CLUSTER_ATTR_EPHEMERAL, lifetime, ..new }
     }
 
     /// Whether programs that have started are not up by that alone.

@@ -1,5 +1,6 @@
 //! The process that does the work of a run, below its guard.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _};
@@ -24,6 +25,7 @@ use super::console::{Console, Targets};
 use super::control::{self, Control};
 use super::form::{self, Formed, Member};
 use super::getting_up::GettingUp;
+use super::guest::Guest;
 use super::plan::Plan;
 use super::{PortMode, descendants, dir, events, guard, interrupted, misuse};
 use crate::exit::{self, Code, Ending};
@@ -75,16 +77,23 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
 }
 
-/// Tells of the error; but not for longer than somebody might take to read it.
+/// Tells of the error.
 fn report(error: anyhow::Error) -> Code {
     let code = exit::code(&error);
+    tell(move || {
+        exit::report(&error);
+    });
+    code
+}
+
+/// Says something; but not for longer than somebody might take to read it.
+fn tell(say: impl FnOnce() + Send + 'static) {
     let (told, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        exit::report(&error);
+        say();
         let _nobody_waits = told.send(());
     });
     let _unread = wait.recv_timeout(LAST_LINES);
-    code
 }
 
 /// What to leave word of: how a detached run ended that nobody has asked to end.
@@ -131,18 +140,35 @@ async fn run(
     listen_for_the_guard(stops);
     let control = Arc::new(Control::new(stops.down.clone()));
     let answering = tokio::spawn(Arc::clone(&control).serve(Control::listen(run_dir)?));
+    let guest = OnceCell::new();
+    let ended = form_and_launch(plan, pool, run_dir, &control, stops, &guest).await;
+    if let Some(guest) = guest.get()
+        && let Some(problem) = guest.go().await
+    {
+        tell(move || output::note(&format!("xlreg: {problem}")));
+    }
+    answering.abort();
+    ended
+}
+
+async fn form_and_launch(
+    plan: &Plan,
+    pool: Option<KeyPool>,
+    run_dir: &Path,
+    control: &Control,
+    stops: &Stops,
+    guest: &OnceCell<Guest>,
+) -> anyhow::Result<Code> {
     let began = Instant::now();
     // Stops the making of keys as well, however we leave.
     let unwanted = CancellationToken::new();
     let _on_leaving = unwanted.clone().drop_guard();
     let formed = tokio::select! {
-        formed = form::form(plan, pool, run_dir, &unwanted) => formed?,
+        formed = form::form(plan, pool, run_dir, &unwanted, guest) => formed?,
         () = stops.stop.cancelled() => return Err(interrupted().into()),
         () = stops.down.cancelled() => return Err(down_too_early().into()),
     };
-    let ended = launch(plan, formed, run_dir, &control, stops, began).await;
-    answering.abort();
-    ended
+    launch(plan, formed, run_dir, control, stops, began).await
 }
 
 /// The first asks to stop, the second to hurry. But nobody hurries us by hanging up: a terminal and

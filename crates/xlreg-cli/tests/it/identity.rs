@@ -55,16 +55,16 @@ fn credentials_are_shown_and_checked_against_their_server() {
     let file = server.credentials.to_str().unwrap();
     let shown = world.run(&["cred", "show", file, "--output", "json"]).expect(0).json();
     assert_eq!(
-        (&shown["name"], &shown["version"], &shown["dialect"], &shown["endpoints"][0]),
-        (&"xlReg".into(), &"1.9.24".into(), &"1.9".into(), &server.address.to_string().into())
+        (&shown["name"], &shown["version"], &shown["wire"], &shown["endpoints"][0]),
+        (&"xlReg".into(), &"2.0".into(), &"2".into(), &server.address.to_string().into())
     );
     let human = world.ask(&server, &["cred", "show"]);
-    human.expect(0).prints(&["xlReg", "1.9.24 (dialect 1.9)", shown["id"].as_str().unwrap()]);
+    human.expect(0).prints(&["xlReg", "2.0 (over TLS)", shown["id"].as_str().unwrap()]);
 
-    world.run(&["cred", "check", file]).expect(0).prints(&["sound", "version 1.9.24"]);
+    world.run(&["cred", "check", file]).expect(0).prints(&["sound", "sig key", "version 2.0"]);
     let json = world.ask(&server, &["cred", "check", "--output", "json"]).expect(0).json();
     let mut expected = serde_json::json!({
-        "sound": true, "reached": true, "version": "1.9.24", "identified": false
+        "sound": true, "reached": true, "version": "2.0", "identified": false
     });
     assert_eq!(json, expected);
     let args = ["cred", "check", "--identify", "--output", "json"];
@@ -74,8 +74,21 @@ fn credentials_are_shown_and_checked_against_their_server() {
     // Another registry's keys at this one's address.
     let other = world.serve(&["--listen", "127.0.0.1:0", "--data", "other"]);
     let text = fs::read_to_string(&other.credentials).unwrap();
+    let wanted = world.ask(&other, &["cred", "show", "--output", "json"]).expect(0).json();
     let forged = text.replace(&other.address.to_string(), &server.address.to_string());
-    fs::write(world.path("work/forged"), forged).unwrap();
+    fs::write(world.path("work/forged"), &forged).unwrap();
+    let wrong_key = [
+        &server.address.to_string(),
+        shown["sig_key_sha256"].as_str().unwrap(),
+        wanted["sig_key_sha256"].as_str().unwrap(),
+        "another registry",
+        "fetch its credentials again",
+    ];
+    world.run(&["cred", "check", "forged"]).expect(3).says(&wrong_key);
+    // As of before version 2, over the old wire.
+    let old = |text: &str| text.replace("Version: 2.0", "Version: 1.9.24");
+    fs::write(world.path("work/forged"), old(&forged)).unwrap();
+    world.run(&["cred", "show", "forged"]).expect(0).prints(&["1.9.24 (dialect 1.9)"]);
     let done = world.run(&["cred", "check", "forged"]);
     done.expect(3).says(&[
         &server.address.to_string(),
@@ -84,12 +97,18 @@ fn credentials_are_shown_and_checked_against_their_server() {
         "current credentials",
     ]);
 
-    // Only the sig key is another's: the server holds the keys of the hello, and yet is not it.
+    // Only the sig key is another's. Over TLS that is all that counts; over the old wire the server
+    // holds the keys of the hello, and yet is not it.
     let sig = |text: &str| {
         text.lines().find(|line| line.trim_start().starts_with("SigPubKey")).unwrap().to_owned()
     };
     let own = fs::read_to_string(file).unwrap();
-    fs::write(world.path("work/mixed"), own.replace(&sig(&own), &sig(&text))).unwrap();
+    let mixed = own.replace(&sig(&own), &sig(&text));
+    fs::write(world.path("work/mixed"), &mixed).unwrap();
+    world.run(&["cred", "check", "mixed"]).expect(3).says(&wrong_key);
+    fs::write(world.path("work/mixed"), old(&mixed)).unwrap();
+    let done = world.run(&["cred", "check", "mixed"]);
+    done.expect(0).prints(&["comms key", "version 2.0"]);
     world.run(&["cred", "check", "mixed", "--identify"]).expect(8).says(&["another sig key"]);
 
     let address = server.address.to_string();

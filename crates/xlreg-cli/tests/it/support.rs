@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -226,6 +227,10 @@ impl Heard {
         heard
     }
 
+    fn nothing() -> Arc<Self> {
+        Self::listen(std::io::empty())
+    }
+
     fn tell(&self, mut stream: impl Read) {
         let mut buffer = [0; 4096];
         loop {
@@ -275,15 +280,25 @@ impl Running {
         Self::with_stderr(command, writer.into())
     }
 
+    /// Its stdout is this terminal; `shown` is the other side of that, which reads what it shows.
+    pub(crate) fn on_terminal(mut command: Command, terminal: OwnedFd, shown: OwnedFd) -> Self {
+        command.stdout(terminal);
+        let mut running = Self::spawn(command, Stdio::piped());
+        running.out = Heard::listen(fs::File::from(shown));
+        running
+    }
+
     fn with_stderr(mut command: Command, stderr: Stdio) -> Self {
+        command.stdout(Stdio::piped());
+        Self::spawn(command, stderr)
+    }
+
+    fn spawn(mut command: Command, stderr: Stdio) -> Self {
         let launcher = command.get_args().next().is_some_and(|first| first == "run");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        let mut child = command.process_group(0).spawn().unwrap();
-        let out = Heard::listen(child.stdout.take().unwrap());
-        let err = match child.stderr.take() {
-            Some(stderr) => Heard::listen(stderr),
-            None => Heard::listen(std::io::empty()),
-        };
+        let mut child =
+            command.stdin(Stdio::null()).stderr(stderr).process_group(0).spawn().unwrap();
+        let out = child.stdout.take().map_or_else(Heard::nothing, Heard::listen);
+        let err = child.stderr.take().map_or_else(Heard::nothing, Heard::listen);
         Self { child, out, err, launcher }
     }
 
@@ -321,6 +336,15 @@ impl Running {
         let err = || self.err.state.lock().unwrap().0.clone();
         assert!(found.len() >= count, "no {count} lines with {part:?}:\n{out}\n--\n{}", err());
         found
+    }
+
+    /// Waits until what stdout has brought so far is `enough`, and returns it.
+    #[track_caller]
+    pub(crate) fn until_prints(&self, what: &str, enough: impl Fn(&str) -> bool) -> String {
+        let (out, _) = self.out.until(&enough);
+        let err = || self.err.state.lock().unwrap().0.clone();
+        assert!(enough(&out), "never: {what}:\n{out}\n--\n{}", err());
+        out
     }
 
     /// Waits for its end, and for that of all who have its stdout or stderr.

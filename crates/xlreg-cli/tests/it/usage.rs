@@ -46,6 +46,24 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
         (&["join", "7up", "--endpoint", "h:1"], &["'7'", "Usage: xlreg join"]),
         (&["join", "a", "--endpoint", "h:1", "--dialect", "2.0"], &["1.8, 1.9"]),
         (&["join", "a", "--endpoint", "h:1", "--output", "xml"], &["human, json"]),
+        (&["join", "a", "--endpoint", "h:1"], &["--registry", "invitation", "Usage: xlreg join"]),
+        (&["leave", "a"], &["--registry", "XLREG_REGISTRY", "Usage: xlreg leave"]),
+        (&["leave"], &["<CLUSTER>", "Usage: xlreg leave"]),
+        (&["cluster", "list"], &["--registry", "XLREG_REGISTRY", "Usage: xlreg cluster list"]),
+        (&["cluster", "watch", "a"], &["--registry", "invitation", "Usage: xlreg cluster watch"]),
+        (&["cluster", "watch", "a", "--output", "xml"], &["table, json"]),
+        (&["cluster", "expel", "a"], &["<MEMBER>", "Usage: xlreg cluster expel"]),
+        (&["cluster", "delete", "a"], &["--registry", "Usage: xlreg cluster delete"]),
+        (&["cluster", "delete", "a", "b"], &["'b'", "Usage: xlreg cluster delete"]),
+        (&["cluster", "create", "a", "-n", "2", "--policy", "all"], &["open, token, keys"]),
+        (&["token"], &["Usage: xlreg token <COMMAND>"]),
+        (&["token", "create", "a"], &["--registry", "Usage: xlreg token create"]),
+        (&["token", "revoke", "a"], &["<TOKEN>", "Usage: xlreg token revoke"]),
+        (&["token", "revoke", "a", "A648CEEE"], &["8 lower-case hex digits"]),
+        (&["id", "rotate", "d"], &["--registry", "Usage: xlreg id rotate"]),
+        (&["cred", "export"], &["XLREG_REGISTRY", "Usage: xlreg cred export"]),
+        (&["cred", "export", "f", "--format", "p12"], &["pem, der"]),
+        (&["serve", "--admin", "me"], &["not a fingerprint", "64 hex digits"]),
         (&["id", "new"], &["<DIR>", "Usage: xlreg id new"]),
         (&["id", "new", "d", "--name", ""], &["--name"]),
         (&["id", "pool"], &["Usage: xlreg id pool <COMMAND>"]),
@@ -69,6 +87,7 @@ fn bad_values_of_variables_are_misuse_too() {
         ("XLREG_LISTEN", "nowhere", &["serve"][..]),
         ("XLREG_TIMEOUT", "5", &["run", "-n", "2", "--", "true"]),
         ("XLREG_OUTPUT", "xml", &["id", "show", "d"]),
+        ("XLREG_OUTPUT", "xml", &["cluster", "watch", "a", "--registry", "r"]),
         ("XLREG_DIALECT", "2.0", &["cluster", "show", "a", "--registry", "r"]),
         ("XLREG_LOG_FORMAT", "xml", &["serve"]),
     ] {
@@ -85,21 +104,37 @@ fn every_subcommand_has_help_with_what_it_takes() {
     let all = world.run(&["--help"]);
     all.expect(0).prints(&["serve", "run", "cluster", "join", "130  interrupted"]);
     for (subcommand, parts) in [
-        ("serve", &["--listen", "--ephemeral", "XLREG_DATA", "Examples:"][..]),
+        (
+            "serve",
+            &["--listen", "--ephemeral", "XLREG_DATA", "--legacy", "--admin", "Examples:"][..],
+        ),
         ("run", &["--members", "XLREG_ROSTER", "Examples:"]),
-        ("cluster", &["create", "show", "wait"]),
-        ("cluster create", &["--size", "--endpoints", "XLREG_REGISTRY", "Example:"]),
-        ("cluster show", &["--output", "XLREG_OUTPUT"]),
+        ("cluster", &["create", "show", "wait", "list", "watch", "expel", "delete"]),
+        ("cluster create", &["--size", "--endpoints", "XLREG_REGISTRY", "Examples:"]),
+        ("cluster create", &["--policy", "--allow", "--ttl", "--idle", "--fill-within"]),
+        ("cluster create", &["--token-ttl", "--token-uses", "--invitation-file"]),
+        ("cluster show", &["--output", "XLREG_OUTPUT", "xlreg://", "@FILE"]),
         ("cluster wait", &["--timeout", "XLREG_TIMEOUT"]),
-        ("join", &["--endpoint", "--no-wait", "XLREG_IDENTITY", "Examples:"]),
-        ("id", &["new", "show", "pool"]),
+        ("cluster list", &["--mine", "XLREG_REGISTRY"]),
+        ("cluster watch", &["table", "snapshot", "gone", "Examples:"]),
+        ("cluster expel", &["<MEMBER>", "rank"]),
+        ("cluster delete", &["<CLUSTER>"]),
+        ("join", &["--endpoint", "--no-wait", "XLREG_IDENTITY", "Examples:", "XLREG_TOKEN"]),
+        ("leave", &["--name", "--identity", "Example:"]),
+        ("token", &["create", "list", "revoke"]),
+        ("token create", &["--token-ttl", "--token-uses", "--label", "Examples:"]),
+        ("token list", &["<CLUSTER>"]),
+        ("token revoke", &["<TOKEN>"]),
+        ("id", &["new", "show", "rotate", "pool"]),
         ("id new", &["--name"]),
         ("id show", &["XLREG_IDENTITY"]),
+        ("id rotate", &["XLREG_REGISTRY", "running it again"]),
         ("id pool", &["status", "fill", "clear"]),
         ("id pool status", &["--output", "XLREG_KEY_POOL", "data directory"]),
         ("id pool fill", &["160", "1024", "Ctrl-C"]),
         ("id pool clear", &["--key-pool"]),
-        ("cred", &["show", "check"]),
+        ("cred", &["show", "check", "export"]),
+        ("cred export", &["pem", "der", "openssl s_client"]),
         ("cred show", &["XLREG_REGISTRY"]),
         ("cred check", &["--offline", "--identify"]),
         ("completions", &["bash", "zsh", "fish"]),
@@ -130,7 +165,8 @@ fn completions_and_manual_pages_come_out() {
     world.run(&["man"]).expect(0).prints(&[".TH xlreg 1", "Exit codes"]);
     world.run(&["man", "pages"]).expect(0).says(&["manual pages into pages"]);
     let pages = world.list("work/pages");
-    for page in ["xlreg.1", "xlreg-serve.1", "xlreg-cluster-create.1", "xlreg-join.1"] {
+    for page in ["serve", "cluster-create", "cluster-watch", "join", "leave", "token-create"] {
+        let page = &format!("xlreg-{page}.1");
         assert!(pages.iter().any(|found| found == page), "{page}: {pages:?}");
     }
 }

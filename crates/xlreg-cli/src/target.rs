@@ -1,0 +1,122 @@
+//! Which cluster a user means, and at which registry: by its name, its ID or an invitation.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use xlreg::{ClusterKey, Error, Identity, Invitation, Registry, TokenSecret};
+use xlreg_node::files;
+use xlreg_proto::text::FILE_BYTES_MAX;
+use zeroize::Zeroizing;
+
+use crate::connect::{AsWhom, MaybeConnect, cluster_key};
+
+/// A cluster, as a user names it.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Cluster(ClusterKey),
+    /// An invitation's text, not yet read: what clap refuses it prints, and this may hold a secret.
+    Invitation(Zeroizing<String>),
+    /// The file that has one in it.
+    File(PathBuf),
+}
+
+/// Which cluster, at which registry, and as whom to ask.
+#[derive(Args)]
+pub(crate) struct Which {
+    /// The cluster's name or ID; or an invitation to it, xlreg://..., or @FILE with one in it
+    #[arg(value_parser = target, value_name = "CLUSTER")]
+    target: Target,
+    #[command(flatten)]
+    connect: MaybeConnect,
+    #[command(flatten)]
+    who: AsWhom,
+}
+
+/// A registry to ask, as whom, and about what.
+pub(crate) struct Found {
+    pub(crate) registry: Registry,
+    pub(crate) identity: Identity,
+    pub(crate) cluster: ClusterKey,
+}
+
+impl Which {
+    /// Reads the files that are named, and makes the identity if it is the default one and missing.
+    pub(crate) async fn find(&self) -> anyhow::Result<Found> {
+        let goal = Goal::new(&self.target, &self.connect)?;
+        let identity = self.who.identity().await?;
+        let cluster = goal.cluster.clone();
+        let registry = goal.registry(&identity).await.context("following the invitation")?;
+        Ok(Found { registry, identity, cluster })
+    }
+}
+
+/// Which cluster, at which registry, and with which token.
+pub(crate) struct Goal {
+    at: At,
+    pub(crate) cluster: ClusterKey,
+    /// From the invitation.
+    pub(crate) token: Option<TokenSecret>,
+}
+
+/// How the registry is known.
+enum At {
+    Credentials(Registry),
+    /// By its address and a fingerprint; it must be asked for the rest.
+    Invitation(Invitation),
+}
+
+impl Goal {
+    pub(crate) fn new(target: &Target, connect: &MaybeConnect) -> anyhow::Result<Self> {
+        let invitation = match target {
+            Target::Cluster(cluster) => {
+                let (at, cluster) = (At::Credentials(connect.registry()?), cluster.clone());
+                return Ok(Self { at, cluster, token: None });
+            }
+            // Misuse, as any argument that is not what it should be.
+            Target::Invitation(text) => Invitation::parse(text).map_err(Error::from)?,
+            Target::File(path) => {
+                let doing = || format!("reading the invitation in {}", path.display());
+                let text = files::read_text(path, FILE_BYTES_MAX).with_context(doing)?;
+                Invitation::parse(text.trim()).with_context(doing)?
+            }
+        };
+        let (cluster, token) = (invitation.cluster().clone(), invitation.token().cloned());
+        Ok(Self { at: At::Invitation(invitation), cluster, token })
+    }
+
+    /// The registry; who is invited asks it for its credentials.
+    pub(crate) async fn registry(self, identity: &Identity) -> Result<Registry, Error> {
+        match self.at {
+            At::Credentials(registry) => Ok(registry),
+            At::Invitation(invitation) => Registry::from_invitation(&invitation, identity).await,
+        }
+    }
+}
+
+/// Reads what a user names a cluster by.
+pub(crate) fn target(text: &str) -> Result<Target, String> {
+    if let Some(file) = text.strip_prefix('@') {
+        return Ok(Target::File(PathBuf::from(file)));
+    }
+    // No name and no ID has a slash: it is meant for an invitation, whole or not.
+    if text.contains('/') {
+        return Ok(Target::Invitation(Zeroizing::new(text.trim().to_owned())));
+    }
+    cluster_key(text).map(Target::Cluster)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_an_invitation_is_never_refused_by_clap_which_would_print_it() {
+        for text in ["xlreg://h:1/a?key=x", " xlreg://h:1/a\n", "lreg://h:1/a&token=x", "//h:1/a"] {
+            assert!(matches!(target(text), Ok(Target::Invitation(_))), "{text:?}");
+        }
+        assert!(matches!(target("@some file"), Ok(Target::File(_))));
+        assert!(matches!(target("alpha"), Ok(Target::Cluster(ClusterKey::Name(_)))));
+        assert!(target("no name").is_err());
+    }
+}
