@@ -209,7 +209,7 @@ impl ClientCertVerifier for AnyNode {
 }
 
 /// The key in a node's certificate.
-fn node_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, ClientRefused> {
+pub(crate) fn node_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, ClientRefused> {
     let certificate = EndEntityCert::try_from(certificate).map_err(ClientRefused::Malformed)?;
     let key = keys::public_key(&certificate.subject_public_key_info())?;
     let bits = keys::key_bits(&key);
