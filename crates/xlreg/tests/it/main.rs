@@ -11,6 +11,7 @@ mod files;
 mod meeting;
 mod misbehaving;
 mod modern;
+mod peers;
 mod refusals;
 mod restart;
 mod rotating;

@@ -1,0 +1,4 @@
+//! Links between peers: whom they take, whom they refuse, and why.
+
+mod links;
+mod support;
