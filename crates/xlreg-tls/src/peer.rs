@@ -16,6 +16,8 @@
 //! we were let in, and a session is not resumed for whom a full handshake would refuse.
 
 mod judge;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod verify;
 
