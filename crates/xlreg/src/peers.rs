@@ -28,6 +28,7 @@
 //! |---|---|
 //! | `connecting` | the side that comes: tries, and why they fail |
 //! | `listener` | the side that is come to |
+//! | `clients` | which clients of the cluster are taken there |
 //! | `handshake` | a handshake from its first byte until both know whether it has succeeded |
 //! | `stream` | a link, and who is at its other end |
 //! | `known` | the roster as it is known now, and the keys that have gone out of it |
@@ -36,6 +37,7 @@
 //!
 //! docs/peers.md tells what is checked and what is not.
 
+mod clients;
 mod connecting;
 mod error;
 mod follow;
@@ -61,6 +63,8 @@ use crate::error::Error;
 use crate::identity::Identity;
 use crate::registry::Registry;
 use crate::roster::Roster;
+pub use clients::Clients;
+use clients::Guests;
 pub use error::{PeerError, TurnedAway, Unreached};
 use follow::{Ended, Follow};
 use known::Known;
@@ -234,11 +238,26 @@ impl Peers {
         self
     }
 
-    /// Accepts links with members from this listener. It is bound to the member's first endpoint, or to
-    /// where that leads.
+    /// Accepts links with members, and nobody else. The listener is bound to the member's first
+    /// endpoint, or to where that leads.
     #[must_use]
     pub fn listen(&self, listener: tokio::net::TcpListener) -> PeerListener {
         PeerListener::start(listener, self.clone(), Arc::clone(&self.shared.known) as _)
+    }
+
+    /// Accepts links with members and with those clients of the cluster. The listener is bound to the
+    /// member's second endpoint, or to the first in a cluster of one endpoint a member.
+    ///
+    /// Members are taken as such here, too; [`Peer::is_member`] tells who is one.
+    #[must_use]
+    pub fn listen_for_clients(
+        &self,
+        listener: tokio::net::TcpListener,
+        clients: Clients,
+    ) -> PeerListener {
+        let identity = self.shared.identity.subscribe();
+        let guests = Guests::new(Arc::clone(&self.shared.known), clients, identity);
+        PeerListener::start(listener, self.clone(), Arc::new(guests))
     }
 
     /// Makes a link with a member, trying for 10 s. At its first endpoint if we are a member; if we
