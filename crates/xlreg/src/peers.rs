@@ -263,7 +263,9 @@ impl Peers {
     /// Makes a link with a member, trying for 10 s. At its first endpoint if we are a member; if we
     /// are a client of the cluster, at its second, or at the first where there is no second.
     ///
-    /// There is a link only when the other side has shown that it takes us. Tries follow each other
+    /// There is a link only when the other side has shown that it takes us: by a ticket, or by the first
+    /// it says. From a listener of another make that does neither, 3 s without an objection are taken
+    /// for consent. Tries follow each other
     /// after pauses that grow from 50 ms to 2 s, and at once when the roster changes, since that may
     /// bring the endpoint or key that was missing.
     ///
@@ -271,7 +273,7 @@ impl Peers {
     /// [`Unreached`], which tells whom, where, how often and why. At once if no such member is in a
     /// roster that nobody keeps current.
     pub async fn connect(&self, to: impl Into<Target>) -> Result<PeerStream, Unreached> {
-        self.reach(&to.into(), CONNECT_WITHIN).await
+        self.reach(&to.into(), CONNECT_WITHIN, u32::MAX).await
     }
 
     /// As [`Self::connect`], trying for as long as this.
@@ -283,7 +285,16 @@ impl Peers {
         to: impl Into<Target>,
         at_most: Duration,
     ) -> Result<PeerStream, Unreached> {
-        self.reach(&to.into(), at_most).await
+        self.reach(&to.into(), at_most, u32::MAX).await
+    }
+
+    /// As [`Self::connect`], but tries once and no more: for those who look whether a peer can be
+    /// reached.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_once(&self, to: impl Into<Target>) -> Result<PeerStream, Unreached> {
+        self.reach(&to.into(), CONNECT_WITHIN, 1).await
     }
 
     /// The roster that decides now.

@@ -16,7 +16,7 @@ use crate::identity::Identity;
 use crate::registry::Registry;
 
 /// How long a registry has to say whether it knows a client, amid that client's handshake.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long its answers hold: a node that registers, or whose key is retired, is known as that no
 /// later.
@@ -34,7 +34,7 @@ pub enum Clients {
     /// The holders of these sig keys.
     Keys(BTreeSet<Fingerprint>),
     /// Nodes that are registered at this registry, with keys that are not retired. Amid a handshake it
-    /// is asked, by its modern door; it has 3 s, and that it knows a key is good for 30 s. While it
+    /// is asked, by its modern door; it has 2 s, and that it knows a key is good for 30 s. While it
     /// can't be reached, clients that it has not been asked about are refused.
     Registered(Registry),
 }

@@ -30,17 +30,18 @@ struct Place {
 }
 
 impl Peers {
-    /// Tries until there is a link, or `at_most` has passed.
+    /// Tries until there is a link, `at_most` has passed, or there have been so many tries.
     pub(super) async fn reach(
         &self,
         target: &Target,
         at_most: Duration,
+        tries_max: u32,
     ) -> Result<PeerStream, Unreached> {
         let began = Instant::now();
         let by = began + at_most;
         let mut changes = self.watch();
         let mut pause = Pause::default();
-        let mut tries = 0;
+        let mut tries = 0_u32;
         loop {
             changes.mark_unchanged();
             let place = self.place(target);
@@ -55,7 +56,7 @@ impl Peers {
             };
             let next = Instant::now() + pause.next();
             let hopeless = place.is_none() && !self.follows();
-            if next >= by || hopeless {
+            if next >= by || hopeless || tries >= tries_max {
                 let who = self.describe(target, place.as_ref());
                 let endpoint = place.map(|place| place.endpoint);
                 return Err(Unreached { who, endpoint, tries, waited: began.elapsed(), why });

@@ -27,10 +27,7 @@ pub enum PeerError {
     #[error("we refuse it: it does not hold the key of the certificate that it shows")]
     NotItsKey,
     /// It does not take our certificate.
-    #[error(
-        "it refuses our certificate ({}): most likely the roster that it goes by does not have our \
-         key, or its policy for clients does not; its log says why", .alert.as_str().unwrap_or("alert")
-    )]
+    #[error("it refuses our certificate ({alert:?}): {}", likely(*.alert))]
     NotTaken {
         /// The alert by which it said so.
         alert: AlertDescription,
@@ -100,6 +97,21 @@ impl PeerError {
             | AlertDescription::DecryptError => Self::NotTaken { alert },
             other => Self::Handshake(rustls::Error::AlertReceived(other)),
         }
+    }
+}
+
+/// What an alert says of our certificate, as far as peers of this library are concerned.
+fn likely(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::UnknownCA => "the roster that it goes by does not have our key",
+        AlertDescription::CertificateRevoked => {
+            "we have left the cluster, were expelled from it, or show a key that was retired"
+        }
+        AlertDescription::CertificateExpired => {
+            "by its clock our certificate is not valid; look at the clocks of both machines"
+        }
+        AlertDescription::AccessDenied => "its policy for clients does not let us in",
+        _ => "its log says why",
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::rustls::{Connection, HandshakeKind};
 use tracing::debug;
 use xlreg_core::PublicKey;
 use xlreg_tls::PeerRefused;
 
+use super::clients::LOOKUP_DEADLINE;
 use super::error::PeerError;
 
 /// Bytes read at once in a handshake. What follows it in the same read must fit into rustls' buffer,
@@ -31,12 +32,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Bytes that are read meanwhile, and forgotten.
 const LINGER_BYTES: u64 = 64 * 1024;
 
-/// How long to wait for word whether our certificate was taken, from a server that sends no tickets:
-/// so many times what the handshake took, which was a round trip and some computing, but within
-/// bounds.
-const GRACE_HANDSHAKES: u32 = 3;
-const GRACE_MIN: Duration = Duration::from_millis(100);
-const GRACE_MAX: Duration = Duration::from_secs(1);
+/// How long to wait for word whether our certificate was taken, from a server that sends no tickets.
+/// Peers of this library always send some, if they have to ask their registry first, after that: so it
+/// is longer than they wait for the answer.
+const GRACE: Duration = Duration::from_secs(LOOKUP_DEADLINE.as_secs() + 1);
 
 /// What a link's bytes go through below TLS.
 pub(super) type Wire = BufReader<TcpStream>;
@@ -87,14 +86,12 @@ where
         mut self,
         stream: &mut TcpStream,
     ) -> Result<(Connection, PublicKey), Failed> {
-        let began = tokio::time::Instant::now();
         let mut buffer = vec![0; READ_BYTES];
         loop {
             self.send(stream).await?;
             if let Some(peer) = self.peer.take() {
                 if let Connection::Client(_) = &self.connection {
-                    let grace = began.elapsed() * GRACE_HANDSHAKES;
-                    self.await_word(stream, &mut buffer, grace.clamp(GRACE_MIN, GRACE_MAX)).await?;
+                    self.await_word(stream, &mut buffer).await?;
                 }
                 return Ok((self.connection, peer));
             }
@@ -153,11 +150,11 @@ where
         &mut self,
         stream: &mut TcpStream,
         buffer: &mut [u8],
-        grace: Duration,
     ) -> Result<(), PeerError> {
+        let by = Instant::now() + GRACE;
         while !has_word(&mut self.connection) {
-            let Ok(read) = timeout(grace, stream.read(buffer)).await else {
-                debug!(?grace, "no word whether we are let in, which will do");
+            let Ok(read) = timeout_at(by, stream.read(buffer)).await else {
+                debug!("no word whether we are let in, which will do");
                 return Ok(());
             };
             let count = read.map_err(PeerError::HungUp)?;

@@ -4,22 +4,34 @@ use std::sync::OnceLock;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::sync::broadcast;
 use tokio::time::timeout;
-use xlreg::{Endpoint, Identity, PeerListener, PeerStream, Peers, PrivateKey, Registry};
+use xlreg::peers::TurnedAway;
+use xlreg::{
+    Endpoint, Identity, Member, PeerListener, PeerStream, Peers, PrivateKey, Registry, Roster,
+};
 
 use crate::support::{ENOUGH, Running, by_name, cluster, name};
 
 /// Nodes that the tests have, at most.
-const NODES: usize = 5;
+const COUNT: usize = 4;
 
-/// The node of this number, under its usual name `n0` and so on. Its keys are made once.
+/// The node of this number, under its usual name `n0` and so on; made once. One key does for both.
 pub(crate) fn node(number: usize) -> Identity {
+    static NODES: OnceLock<Vec<Identity>> = OnceLock::new();
+    let make = |number| {
+        let key = || private(number);
+        Identity::from_keys(name(&format!("n{number}")), key(), key())
+    };
+    NODES.get_or_init(|| (0..COUNT).map(make).collect())[number].clone()
+}
+
+/// The key of this node.
+pub(crate) fn private(number: usize) -> PrivateKey {
     static KEYS: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
     let make = || PrivateKey::generate().unwrap().pkcs1().to_vec();
-    let keys = KEYS.get_or_init(|| (0..NODES).map(|_| make()).collect());
-    let key = || PrivateKey::from_pkcs1(&keys[number]).unwrap();
-    // One for both, which nothing here minds.
-    Identity::from_keys(name(&format!("n{number}")), key(), key())
+    let keys = KEYS.get_or_init(|| (0..COUNT).map(|_| make()).collect());
+    PrivateKey::from_pkcs1(&keys[number]).unwrap()
 }
 
 pub(crate) async fn port() -> (TcpListener, Endpoint) {
@@ -78,4 +90,18 @@ pub(crate) async fn talk(one: &mut PeerStream, other: &mut PeerStream) {
         assert_eq!(&heard, word);
         std::mem::swap(&mut *one, &mut *other);
     }
+}
+
+/// The next who is turned away.
+pub(crate) async fn refusal(refusals: &mut broadcast::Receiver<TurnedAway>) -> TurnedAway {
+    timeout(ENOUGH, refusals.recv()).await.unwrap().unwrap()
+}
+
+/// A roster changed by hand: such as an impostor makes for itself, or such as is out of date.
+pub(crate) fn altered(roster: &Roster, change: impl FnOnce(&mut Vec<Member>)) -> Roster {
+    let mut members: Vec<_> = roster.members.iter().map(|member| (**member).clone()).collect();
+    change(&mut members);
+    let mut altered = roster.clone();
+    altered.members = members.into_iter().map(Into::into).collect();
+    altered
 }
