@@ -28,6 +28,7 @@
 //! | [`peers`] | links between members, and of a cluster's clients with them |
 //! | [`following`] | a cluster as it changes |
 //! | [`commands`] | what members and owners do: list, leave, move, expel, delete |
+//! | [`tunnel`] | links for programs that know nothing of them |
 //! | [`tokens`] | issuing, listing and revoking what lets nodes in |
 //! | [`invitations`] | from a line of text to a registry, and back |
 //! | [`rotation`] | putting other keys in the place of a node's |
@@ -68,6 +69,7 @@ mod secure;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokens;
+pub mod tunnel;
 pub mod wire;
 
 pub use commands::Listed;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::HandshakeKind;
+use tracing::debug;
 use xlreg_core::{Fingerprint, Member, Name, NodeId, PublicKey};
 
 use super::handshake::Wire;
@@ -100,6 +101,13 @@ impl PeerStream {
     #[must_use]
     pub fn is_resumed(&self) -> bool {
         self.stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// Ends the connection at once, by a reset: what was said over it is not all.
+    pub fn reset(self) {
+        if let Err(error) = self.stream.get_ref().0.get_ref().set_zero_linger() {
+            debug!(%error, "no reset; without close_notify, the peer knows all the same");
+        }
     }
 
     /// Our own address on this connection.

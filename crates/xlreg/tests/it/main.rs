@@ -17,4 +17,5 @@ mod restart;
 mod rotating;
 mod showing;
 mod support;
+mod tunnel;
 mod watching;

@@ -5,4 +5,4 @@ mod clients;
 mod links;
 mod refusals;
 mod strangers;
-mod support;
+pub(crate) mod support;
