@@ -77,6 +77,19 @@ pub struct RegisterResponse {
     pub node: ::core::option::Option<Node>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetNodeRequest {
+    /// The fingerprint of the sig key that is asked about.
+    #[prost(bytes = "vec", tag = "1")]
+    pub sig_key_sha256: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetNodeResponse {
+    /// One for each ID that is bound to the key, in the order in which they were registered. None if
+    /// the registry does not know the key, or RotateKeys has put another in its place.
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<Node>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RotateKeysRequest {
     /// The key to be known by from now on. Empty: the sig key stays.
     #[prost(bytes = "vec", tag = "1")]
@@ -804,6 +817,31 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "Register"));
             self.inner.unary(req, path, codec).await
         }
+        /// Which node holds a sig key. Any node may ask: that is how a member tells a registered client of
+        /// its cluster from a stranger.
+        pub async fn get_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/xlreg.v2.Registry/GetNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("xlreg.v2.Registry", "GetNode"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks.
@@ -1201,6 +1239,12 @@ pub mod registry_server {
             tonic::Response<super::RegisterResponse>,
             tonic::Status,
         >;
+        /// Which node holds a sig key. Any node may ask: that is how a member tells a registered client of
+        /// its cluster from a stranger.
+        async fn get_node(
+            &self,
+            request: tonic::Request<super::GetNodeRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks.
@@ -1503,6 +1547,49 @@ pub mod registry_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RegisterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/xlreg.v2.Registry/GetNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetNodeSvc<T: Registry>(pub Arc<T>);
+                    impl<T: Registry> tonic::server::UnaryService<super::GetNodeRequest>
+                    for GetNodeSvc<T> {
+                        type Response = super::GetNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Registry>::get_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -11,6 +11,7 @@
 //! | [`cluster`], [`create`], [`watch`] | create, show, wait, list, watch, expel, delete |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
+//! | [`tunnel`] | private links for programs that know nothing of them |
 //! | [`token`] | secrets that let others in |
 //! | [`id`], [`cred`] | identities and credentials |
 //! | [`pool`] | keys made ahead of need, below `id` |
@@ -42,6 +43,7 @@ mod screen;
 mod serve;
 mod target;
 mod token;
+mod tunnel;
 mod usage;
 mod watch;
 
@@ -91,6 +93,8 @@ enum Command {
     Join(join::Args),
     /// Stop being a member; the rank is kept for the same keys
     Leave(leave::Args),
+    /// Carry a program's plain TCP to its peers over private links
+    Tunnel(tunnel::Args),
     /// Issue, list and revoke join tokens
     #[command(subcommand)]
     Token(token::Command),
@@ -124,6 +128,7 @@ fn main() -> ExitCode {
         Command::Cluster(command) => cluster::main(&command),
         Command::Join(args) => join::main(&args),
         Command::Leave(args) => leave::main(&args),
+        Command::Tunnel(args) => tunnel::main(&args),
         Command::Token(command) => token::main(&command),
         Command::Id(command) => id::main(&command),
         Command::Cred(command) => cred::main(&command),

@@ -176,6 +176,18 @@ impl Api {
         Ok(v2::RegisterResponse { node: Some(node) })
     }
 
+    async fn do_node(
+        &self,
+        request: Request<v2::GetNodeRequest>,
+    ) -> Result<v2::GetNodeResponse, Fault> {
+        self.caller(&request).await?;
+        let key: Fingerprint = convert::bytes("sig_key_sha256", &request.get_ref().sig_key_sha256)?;
+        let node = self.in_time(self.shared.engine.node(&key)).await?;
+        let ids = node.ids.iter().filter(|_| !node.retired);
+        let told = |id: &NodeId| convert::to_node(*id, &key, node.comms_keys.get(id));
+        Ok(v2::GetNodeResponse { nodes: ids.map(told).collect() })
+    }
+
     async fn do_rotate(
         &self,
         request: Request<v2::RotateKeysRequest>,
@@ -415,6 +427,13 @@ impl Registry for Api {
         request: Request<v2::RegisterRequest>,
     ) -> Result<Response<v2::RegisterResponse>, Status> {
         Ok(Response::new(self.do_register(request).await?))
+    }
+
+    async fn get_node(
+        &self,
+        request: Request<v2::GetNodeRequest>,
+    ) -> Result<Response<v2::GetNodeResponse>, Status> {
+        Ok(Response::new(self.do_node(request).await?))
     }
 
     async fn rotate_keys(

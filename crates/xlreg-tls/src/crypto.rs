@@ -1,6 +1,6 @@
 //! What we take of rustls' cryptography: one provider, and the few signatures that count.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::SignatureScheme;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
@@ -31,6 +31,12 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
         ],
         ..default_provider()
     })
+}
+
+/// The same, made once: for those who make a configuration for each connection.
+pub(crate) fn shared_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(provider))
 }
 
 /// How a root signs: itself and its leaves.

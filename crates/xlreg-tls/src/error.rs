@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::{CertificateError, OtherError};
 use thiserror::Error;
-use xlreg_core::Fingerprint;
+use xlreg_core::{Fingerprint, Name};
 use xlreg_proto::keys::KeyError;
 
 /// A certificate or a configuration that could not be made.
@@ -129,6 +129,125 @@ impl From<ClientRefused> for rustls::Error {
     }
 }
 
+/// Why one of a cluster's members, or a client of it, broke off with a peer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PeerRefused {
+    /// No certificate, or more than one is ready to look at.
+    #[error("it shows {got} certificates; one of its sig key is needed, and 8 are the most")]
+    Chain {
+        /// How many there are.
+        got: usize,
+    },
+    /// Not X.509, or of a version before 3.
+    #[error("its certificate cannot be read: {0}")]
+    Malformed(webpki::Error),
+    /// Dates that cannot be read.
+    #[error("the dates in its certificate cannot be read")]
+    Dates,
+    /// The key in it is not one that a node may have.
+    #[error("its certificate does not hold a node's key: {0}")]
+    Key(#[from] KeyError),
+    /// The certificate is too old.
+    #[error(
+        "its certificate expired {seconds} s ago by the clock here; it must be made anew, or the \
+         clocks of both machines be looked at"
+    )]
+    Expired {
+        /// Seconds since then.
+        seconds: u64,
+    },
+    /// The certificate is from the future.
+    #[error(
+        "its certificate begins only in {seconds} s by the clock here; look at the clocks of both \
+         machines"
+    )]
+    NotYet {
+        /// Seconds until then.
+        seconds: u64,
+    },
+    /// No member has this key, as far as we have heard.
+    #[error("its key, sha256 {key}, is not in the roster")]
+    Stranger {
+        /// The key's fingerprint.
+        key: Fingerprint,
+    },
+    /// A member had this key once.
+    #[error("its key, sha256 {key}, is in the roster no more: {}", departed(.name, *.how))]
+    Former {
+        /// The key's fingerprint.
+        key: Fingerprint,
+        /// The member's name.
+        name: Name,
+        /// What has become of it.
+        how: Departure,
+    },
+    /// Another member than the one that was meant.
+    #[error("it is {got}, and not {meant}")]
+    Swapped {
+        /// Who was meant.
+        meant: Name,
+        /// Who it is.
+        got: Name,
+    },
+    /// A client that the policy for clients does not name.
+    #[error("its key, sha256 {key}, is not among those of clients that are let in")]
+    NotAllowed {
+        /// The key's fingerprint.
+        key: Fingerprint,
+    },
+    /// A client that the registry does not know.
+    #[error("its key, sha256 {key}, is not registered at the registry, or not any more")]
+    NotRegistered {
+        /// The key's fingerprint.
+        key: Fingerprint,
+    },
+    /// A client of which nobody can say now whether the registry knows it.
+    #[error("whether its key, sha256 {key}, is registered cannot be told now: {problem}")]
+    Unsure {
+        /// The key's fingerprint.
+        key: Fingerprint,
+        /// Why not.
+        problem: String,
+    },
+}
+
+/// How a key has gone out of a roster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// Its member left; its rank is kept for it.
+    Left,
+    /// Its member was expelled, or is not in the roster any more for another reason.
+    Removed,
+    /// Its member has another key now.
+    Retired,
+}
+
+fn departed(name: &Name, how: Departure) -> String {
+    match how {
+        Departure::Left => format!("{name} has left the cluster"),
+        Departure::Removed => format!("{name} was expelled from the cluster"),
+        Departure::Retired => format!("{name} has another key now"),
+    }
+}
+
+/// As an error of rustls' that tells the peer, by its alert, that its certificate is the matter. Here
+/// [`peer_refused`] finds the text again.
+impl From<PeerRefused> for rustls::Error {
+    fn from(refused: PeerRefused) -> Self {
+        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(refused))))
+    }
+}
+
+impl From<ClientRefused> for PeerRefused {
+    fn from(refused: ClientRefused) -> Self {
+        match refused {
+            ClientRefused::Chain { got } => Self::Chain { got },
+            ClientRefused::Malformed(error) => Self::Malformed(error),
+            ClientRefused::Key(error) => Self::Key(error),
+        }
+    }
+}
+
 /// Whether, somewhere below `error`, a handshake failed because the server holds another key than
 /// the one pinned; and if so, both keys' fingerprints.
 #[must_use]
@@ -148,6 +267,12 @@ pub fn server_refused<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Ser
 /// The reason, somewhere below `error`, for which we refused a client's certificate, if we did.
 #[must_use]
 pub fn client_refused<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a ClientRefused> {
+    find(error)
+}
+
+/// The reason, somewhere below `error`, for which we refused a peer's certificate, if we did.
+#[must_use]
+pub fn peer_refused<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a PeerRefused> {
     find(error)
 }
 

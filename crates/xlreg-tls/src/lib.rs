@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`certificate`] | the certificates: a registry's root and leaves, a node's own |
 //! | [`member`] | members' certificates for stock programs, and bundles that trust just a roster |
+//! | [`peer`] | members among themselves: what they show, and whom they take |
 //! | [`server`] | the side that listens: its configuration, its renewal, which clients it takes |
 //! | [`client`] | the side that connects: the pin, and why a server is refused |
 //! | [`gathered`] | a stream below TLS that sends small writes together |
@@ -26,6 +27,7 @@ pub mod client;
 pub mod error;
 pub mod gathered;
 pub mod member;
+pub mod peer;
 pub mod server;
 
 mod crypto;
@@ -35,10 +37,12 @@ mod testing;
 pub use certificate::{Leaf, NodeCertificate, Root};
 pub use client::{ClientTls, Pin, presented_root};
 pub use error::{
-    ClientRefused, ServerRefused, TlsError, WrongKey, client_refused, server_refused, wrong_key,
+    ClientRefused, Departure, PeerRefused, ServerRefused, TlsError, WrongKey, client_refused,
+    peer_refused, server_refused, wrong_key,
 };
 pub use gathered::Gathered;
 pub use member::{member_certificate, roster_bundle};
+pub use peer::{Admission, PeerTls, Verdict};
 pub use server::{ServerTls, peer_key};
 
 /// The one application protocol that is spoken inside: HTTP/2, and on it gRPC.

@@ -209,7 +209,7 @@ impl ClientCertVerifier for AnyNode {
 }
 
 /// The key in a node's certificate.
-fn node_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, ClientRefused> {
+pub(crate) fn node_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, ClientRefused> {
     let certificate = EndEntityCert::try_from(certificate).map_err(ClientRefused::Malformed)?;
     let key = keys::public_key(&certificate.subject_public_key_info())?;
     let bits = keys::key_bits(&key);
@@ -232,7 +232,8 @@ mod tests {
     use crate::NodeCertificate;
     use crate::certificate::LEAF_RENEWAL_AGE;
     use crate::testing::{
-        Failed, NO_HOSTS, connect, node, node_key, other_key, registry, registry_key, still_works,
+        Failed, NO_HOSTS, connect, node, node_key, old_hello, other_key, registry, registry_key,
+        still_works,
     };
 
     #[tokio::test]
@@ -453,28 +454,10 @@ mod tests {
         assert_ne!(&key, registry_key().public());
     }
 
-    /// The hello of a client that knows TLS 1.2 at most, written by hand: rustls is built without.
     #[test]
     fn a_client_of_tls_1_2_is_refused() {
-        let mut hello = vec![3, 3];
-        hello.extend([7; 32]);
-        hello.push(0);
-        // One suite, ECDHE-ECDSA with AES-128-GCM; no compression.
-        hello.extend([0, 2, 0xC0, 0x2B, 1, 0]);
-        // supported_groups: P-256; signature_algorithms: ECDSA with it, RSA-PSS; ec_point_formats.
-        let extensions = [
-            &[0, 10, 0, 4, 0, 2, 0, 23][..],
-            &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4],
-            &[0, 11, 0, 2, 1, 0],
-        ]
-        .concat();
-        hello.extend([0, u8::try_from(extensions.len()).unwrap()]);
-        hello.extend(extensions);
-        let length = u8::try_from(hello.len()).unwrap();
-        let record = [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat();
-
         let mut server = ServerConnection::new(registry(Duration::ZERO).config()).unwrap();
-        server.read_tls(&mut record.as_slice()).unwrap();
+        server.read_tls(&mut old_hello().as_slice()).unwrap();
         let error = server.process_new_packets().unwrap_err();
         assert!(matches!(error, rustls::Error::PeerIncompatible(_)), "{error}");
         let mut answer = vec![];

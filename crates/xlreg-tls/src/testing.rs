@@ -114,3 +114,20 @@ pub(crate) async fn still_works(connection: &mut Connection) {
     connection.client.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"b");
 }
+
+/// The hello of a client that knows TLS 1.2 at most, written by hand: rustls is built without.
+pub(crate) fn old_hello() -> Vec<u8> {
+    let mut hello = vec![3, 3];
+    hello.extend([7; 32]);
+    hello.push(0);
+    // One suite, ECDHE-ECDSA with AES-128-GCM; no compression.
+    hello.extend([0, 2, 0xC0, 0x2B, 1, 0]);
+    // supported_groups: P-256; signature_algorithms: ECDSA with it, RSA-PSS; ec_point_formats.
+    let extensions =
+        [&[0, 10, 0, 4, 0, 2, 0, 23][..], &[0, 13, 0, 6, 0, 4, 4, 3, 8, 4], &[0, 11, 0, 2, 1, 0]]
+            .concat();
+    hello.extend([0, u8::try_from(extensions.len()).unwrap()]);
+    hello.extend(extensions);
+    let length = u8::try_from(hello.len()).unwrap();
+    [&[22, 3, 1, 0, length + 4, 1, 0, 0, length][..], &hello].concat()
+}

@@ -2,7 +2,7 @@
 
 use xlreg_api::{convert, v2};
 use xlreg_core::limits::NAME_BYTES_MAX;
-use xlreg_core::{Cluster, ClusterKey, Endpoint, Name, NodeId};
+use xlreg_core::{Cluster, ClusterKey, Endpoint, Fingerprint, Name, NodeId};
 
 use crate::error::Error;
 use crate::following::{Follower, Watch};
@@ -73,6 +73,29 @@ impl Registry {
             }
         }
         Err(absurd("ListClusters", "there is no end of pages"))
+    }
+
+    /// The IDs that are registered with a sig key, in the order in which they were; none if the registry
+    /// does not know the key, or another has taken its place.
+    ///
+    /// # Errors
+    /// [`Error::OldWire`], or one of the network's kinds.
+    pub async fn ids_of(
+        &self,
+        identity: &Identity,
+        sig_key: &Fingerprint,
+    ) -> Result<Vec<NodeId>, Error> {
+        const NAME: &str = "GetNode";
+        let request = v2::GetNodeRequest { sig_key_sha256: sig_key.as_bytes().to_vec() };
+        let call = async |mut client: Client, request| client.get_node(request).await;
+        let answer = self.once(identity, "way to ask about a node", NAME, call, request).await?;
+        let read = |node: &v2::Node| {
+            if node.sig_key_sha256 != sig_key.as_bytes() {
+                return Err(absurd(NAME, "it is about another node"));
+            }
+            convert::bytes("nodes.id", &node.id).map_err(|fault| malformed(NAME, &fault))
+        };
+        answer.nodes.iter().map(read).collect()
     }
 
     /// Leaves a cluster, as the member of `identity`'s name. The rank stays ours: who joins again

@@ -181,6 +181,16 @@ impl Follower {
         }
     }
 
+    /// Where we ask.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// As whom we ask.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// The cluster as far as it is known.
     pub(crate) fn known(&self) -> &Cluster {
         &self.known

@@ -25,8 +25,10 @@
 //! | [`identity`] | a node's name, ID and keys, and the files they live in |
 //! | [`registry`] | a registry to talk to: create, join, wait, show |
 //! | [`membership`] | a member's place in a cluster |
+//! | [`peers`] | links between members, and of a cluster's clients with them |
 //! | [`following`] | a cluster as it changes |
 //! | [`commands`] | what members and owners do: list, leave, move, expel, delete |
+//! | [`tunnel`] | links for programs that know nothing of them |
 //! | [`tokens`] | issuing, listing and revoking what lets nodes in |
 //! | [`invitations`] | from a line of text to a registry, and back |
 //! | [`rotation`] | putting other keys in the place of a node's |
@@ -42,7 +44,8 @@
 //!
 //! Invariant: [`Membership::wait`] and [`Registry::wait`] give the complete roster or an error that
 //! names who is there, how many are missing and since when; never success with members missing. Key
-//! generation runs off the async threads. Connections between members are not here yet.
+//! generation runs off the async threads. A link with a peer comes about only with the holder of a key
+//! that is in the roster at that moment.
 
 #![forbid(unsafe_code)]
 
@@ -58,6 +61,7 @@ mod lookup;
 pub mod membership;
 mod modern;
 mod pause;
+pub mod peers;
 pub mod registry;
 pub mod roster;
 pub mod rotation;
@@ -65,6 +69,7 @@ mod secure;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokens;
+pub mod tunnel;
 pub mod wire;
 
 pub use commands::Listed;
@@ -73,6 +78,7 @@ pub use following::{News, Watch};
 pub use forming::Seat;
 pub use identity::Identity;
 pub use membership::Membership;
+pub use peers::{Peer, PeerError, PeerListener, PeerStream, Peers, Unreached};
 pub use registry::Registry;
 pub use roster::Roster;
 pub use rotation::NewKeys;

@@ -60,6 +60,11 @@ impl Lookup {
         self.cluster.id()
     }
 
+    /// As whom we ask.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.asker.identity
+    }
+
     /// Connects, and joins if we are to.
     pub(crate) async fn start(asker: Asker) -> Result<(Self, NodeId), Error> {
         let (link, joined, id) = asker.connect().await?;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use xlreg_core::{ClusterId, NodeId};
+use xlreg_core::{ClusterId, ClusterKey, NodeId};
 
 use crate::error::Error;
 use crate::following::Follower;
 use crate::lookup::Lookup;
+use crate::peers::Peers;
 use crate::roster::Roster;
 
 /// A member's place in a cluster. Keeps a connection while it waits, until it is dropped.
@@ -65,6 +66,25 @@ impl Membership {
                 Ok(lookup.roster())
             }
             Seen::Modern(follower) => follower.roster().await,
+        }
+    }
+
+    /// The other members, to connect to and be connected to by. By the modern door the roster is
+    /// followed from here on, over a connection of its own; over the old wire it is the one of now,
+    /// until [`Peers::update`].
+    ///
+    /// # Errors
+    /// As [`Peers::follow`], or as [`Self::roster`].
+    pub async fn peers(&mut self) -> Result<Peers, Error> {
+        match &mut self.0 {
+            Seen::Old(lookup, _) => {
+                lookup.fetch_present().await?;
+                Peers::new(lookup.identity(), &lookup.roster()).await
+            }
+            Seen::Modern(follower) => {
+                let cluster = ClusterKey::Id(follower.known().id);
+                Peers::follow(follower.registry(), follower.identity(), &cluster).await
+            }
         }
     }
 
