@@ -342,6 +342,7 @@ fn seat(entry: &v2::Member) -> Result<(usize, Seat), Fault> {
         comms_key: key("member.comms_key", &entry.comms_key)?,
         sig_key: key("member.sig_key", &entry.sig_key)?,
         endpoints: endpoints(&entry.endpoints)?,
+        entry_signature: None,
     });
     let seat = if entry.left { Seat::Left(member) } else { Seat::Present(member) };
     Ok((entry.rank as usize, seat))

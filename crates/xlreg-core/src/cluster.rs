@@ -100,7 +100,7 @@ pub enum EventKind {
     Joined,
     /// It came back after it had left.
     Returned,
-    /// It has other endpoints, another ID or other attributes.
+    /// It has other endpoints, another ID or other attributes, or has signed its entry.
     Updated,
     /// It has other keys.
     Rotated,

@@ -262,6 +262,7 @@ impl Api {
             comms_key,
             sig_key: caller.peer.key.clone(),
             endpoints: convert::endpoints(&request.endpoints)?,
+            entry_signature: None,
         });
         let admission = admission(&request.token)?;
         let command = Command::Join { cluster, member: Arc::clone(&member), admission };
@@ -471,7 +472,8 @@ impl Registry for Api {
         let request = request.into_inner();
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let endpoints = convert::endpoints(&request.endpoints)?;
-        let command = Command::Move { cluster, who: caller.who(&request.name)?, endpoints };
+        let who = caller.who(&request.name)?;
+        let command = Command::Move { cluster, who, endpoints, signed: None };
         let revision = self.change(command).await?.revision;
         Ok(Response::new(v2::UpdateEndpointsResponse { revision }))
     }

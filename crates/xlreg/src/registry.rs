@@ -130,6 +130,7 @@ impl Registry {
             comms_key: convert::key("comms_key", &told.comms_key).map_err(bad)?,
             sig_key: convert::key("sig_key", &told.sig_key).map_err(bad)?,
             endpoints: convert::endpoints(&told.endpoints).map_err(bad)?,
+            entry_signature: None,
         };
         Ok((convert::text("version", &told.version).map_err(bad)?, Arc::new(entry)))
     }

@@ -126,6 +126,7 @@ impl MemberInfo {
             comms_key: peer.comms_key,
             sig_key: peer.sig_key,
             endpoints: peer.connectors,
+            entry_signature: None,
         })
     }
 
