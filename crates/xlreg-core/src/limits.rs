@@ -38,7 +38,10 @@ pub const CLUSTER_EXPELLED_MAX: usize = 256;
 /// largest cluster. Whoever missed more is shown the roster anew.
 pub const CLUSTER_EVENTS_MAX: usize = 128;
 
-/// Bytes in a signature: as many as the modulus of the largest key has, of 4096 bits.
+/// Bytes in a signature: as many as the modulus of its key has. The smallest that signs for anything
+/// newer than the old wire has 2048 bits, the largest that is taken 4096.
+pub const SIGNATURE_BYTES_MIN: usize = 256;
+/// The same for the largest.
 pub const SIGNATURE_BYTES_MAX: usize = 512;
 
 /// How much a registry agrees to remember, so that no stream of requests grows it without bound.

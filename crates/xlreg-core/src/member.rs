@@ -4,7 +4,7 @@ use std::fmt;
 
 use data_encoding::HEXLOWER;
 
-use crate::limits::SIGNATURE_BYTES_MAX;
+use crate::limits::{SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MIN};
 use crate::{Endpoint, Name, NodeId, PublicKey};
 
 /// Attribute bit: the node is not expected to come back.
@@ -57,11 +57,13 @@ impl Member {
 pub struct EntrySignature(Box<[u8]>);
 
 impl EntrySignature {
-    /// Takes these bytes for a signature; none if there are none, or more than any key makes:
-    /// [`SIGNATURE_BYTES_MAX`].
+    /// Takes these bytes for a signature, if there are as many as some key makes:
+    /// [`SIGNATURE_BYTES_MIN`] to [`SIGNATURE_BYTES_MAX`].
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
-        (1..=SIGNATURE_BYTES_MAX).contains(&bytes.len()).then(|| Self(bytes.into()))
+        (SIGNATURE_BYTES_MIN..=SIGNATURE_BYTES_MAX)
+            .contains(&bytes.len())
+            .then(|| Self(bytes.into()))
     }
 
     /// The bytes.
@@ -83,9 +85,11 @@ mod tests {
 
     #[test]
     fn a_signature_has_as_many_bytes_as_some_key() {
-        assert_eq!(EntrySignature::new(&[7; 256]).unwrap().as_bytes(), [7; 256]);
-        assert!(EntrySignature::new(&[7; SIGNATURE_BYTES_MAX]).is_some());
-        for bad in [0, SIGNATURE_BYTES_MAX + 1, 1 << 20] {
+        assert_eq!(EntrySignature::new(&[7; 300]).unwrap().as_bytes(), [7; 300]);
+        for good in [SIGNATURE_BYTES_MIN, SIGNATURE_BYTES_MAX] {
+            assert!(EntrySignature::new(&vec![7; good]).is_some());
+        }
+        for bad in [0, 1, SIGNATURE_BYTES_MIN - 1, SIGNATURE_BYTES_MAX + 1, 1 << 20] {
             assert_eq!(EntrySignature::new(&vec![7; bad]), None, "{bad} bytes");
         }
     }

@@ -13,7 +13,7 @@ use xlreg_core::admission::{Label, Life, TokenDigest};
 use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::{
     CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
-    SIGNATURE_BYTES_MAX, TOKEN_USES_MAX,
+    SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MIN, TOKEN_USES_MAX,
 };
 use xlreg_core::{
     Change, Cluster, ClusterId, Endpoint, EntrySignature, Fingerprint, Member, NodeId, Policy,
@@ -376,8 +376,12 @@ pub(crate) fn read_signature(row: &Row<'_>) -> Result<(ClusterId, usize, EntrySi
     verify(row, 3)?;
     let rank = within(integer(row, 1)?, 0, CLUSTER_SIZE_MAX - 1)?;
     let signature = blob(row, 2)?;
-    let wrong =
-        || format!("a signature has 1 to {SIGNATURE_BYTES_MAX} bytes, got {}", signature.len());
+    let wrong = || {
+        format!(
+            "a signature has {SIGNATURE_BYTES_MIN} to {SIGNATURE_BYTES_MAX} bytes, got {}",
+            signature.len()
+        )
+    };
     let signature = EntrySignature::new(signature).ok_or_else(wrong)?;
     Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize, signature))
 }

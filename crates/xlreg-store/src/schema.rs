@@ -90,7 +90,7 @@ CREATE TABLE departed (
 CREATE TABLE signatures (
     cluster BLOB NOT NULL,
     rank INTEGER NOT NULL,
-    signature BLOB NOT NULL CHECK (length(signature) BETWEEN 1 AND 512),
+    signature BLOB NOT NULL CHECK (length(signature) BETWEEN 256 AND 512),
     sum INTEGER NOT NULL,
     PRIMARY KEY (cluster, rank),
     FOREIGN KEY (cluster, rank) REFERENCES members (cluster, rank)

@@ -42,7 +42,7 @@ fn signature(member: &Member) -> EntrySignature {
     let Member { id, name, attrs, comms_key, sig_key, endpoints, .. } = member;
     let mut hasher = DefaultHasher::new();
     (id, name, attrs, comms_key, sig_key, endpoints).hash(&mut hasher);
-    EntrySignature::new(&hasher.finish().to_be_bytes()).unwrap()
+    EntrySignature::new(&hasher.finish().to_be_bytes().repeat(32)).unwrap()
 }
 
 fn signed(member: &Member) -> Arc<Member> {
