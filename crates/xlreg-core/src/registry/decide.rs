@@ -435,13 +435,7 @@ impl<V: View> Rules<'_, V> {
     /// The one rank that is meant.
     fn rank_of(&self, cluster: &Cluster, who: &Who) -> Result<usize, Refusal> {
         self.not_retired(&who.sig_key)?;
-        let named = |rank: &usize| {
-            let holder = cluster.seats.get(*rank).and_then(Seat::holder);
-            who.name.as_ref().is_none_or(|name| holder.is_some_and(|held| held.name == *name))
-        };
-        let mut ranks = cluster.ranks_of(&who.sig_key).filter(named);
-        let rank = ranks.next().ok_or(Refusal::NotAMember)?;
-        if ranks.next().is_some() { Err(Refusal::WhichMember) } else { Ok(rank) }
+        cluster.entry_of(who).map(|(rank, _)| rank)
     }
 
     fn not_retired(&self, key: &Fingerprint) -> Result<(), Refusal> {
