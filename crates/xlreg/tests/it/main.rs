@@ -15,5 +15,6 @@ mod refusals;
 mod restart;
 mod rotating;
 mod showing;
+mod signing;
 mod support;
 mod watching;
