@@ -13,11 +13,11 @@ use xlreg_core::admission::{Life, Token};
 use xlreg_core::cluster::{Event, EventKind, Gone, NewCluster};
 use xlreg_core::limits::{
     CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
-    POLICY_KEYS_MAX,
+    POLICY_KEYS_MAX, SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MIN,
 };
 use xlreg_core::{
-    Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Lifetime, Member, Name, NodeId, Policy,
-    PublicKey, Refusal, Seat, Time,
+    Cluster, ClusterId, ClusterKey, Endpoint, EntrySignature, Fingerprint, Lifetime, Member, Name,
+    NodeId, Policy, PublicKey, Refusal, Seat, Time,
 };
 use xlreg_proto::keys;
 
@@ -330,7 +330,28 @@ pub fn to_member(rank: usize, member: &Member, left: bool) -> v2::Member {
         comms_key: member.comms_key.der().to_vec(),
         endpoints: member.endpoints.iter().map(ToString::to_string).collect(),
         left,
+        entry_signature: member.entry_signature.as_ref().map_or_else(Vec::new, signature_bytes),
     }
+}
+
+fn signature_bytes(signature: &EntrySignature) -> Vec<u8> {
+    signature.as_bytes().to_vec()
+}
+
+/// Reads a member's signature over its entry, if there is one. Whether it is right shows only beside
+/// the entry.
+///
+/// # Errors
+/// [`Fault::field`] if no key makes signatures of that length.
+pub fn entry_signature(field: &str, given: &[u8]) -> Result<Option<EntrySignature>, Fault> {
+    if given.is_empty() {
+        return Ok(None);
+    }
+    let problem = || {
+        let got = given.len();
+        format!("{got} bytes; from {SIGNATURE_BYTES_MIN} to {SIGNATURE_BYTES_MAX}, or none")
+    };
+    EntrySignature::new(given).map(Some).ok_or_else(|| Fault::field(field, problem()))
 }
 
 /// Reads a member: its rank, and how it holds it.
@@ -342,6 +363,7 @@ fn seat(entry: &v2::Member) -> Result<(usize, Seat), Fault> {
         comms_key: key("member.comms_key", &entry.comms_key)?,
         sig_key: key("member.sig_key", &entry.sig_key)?,
         endpoints: endpoints(&entry.endpoints)?,
+        entry_signature: entry_signature("member.entry_signature", &entry.entry_signature)?,
     });
     let seat = if entry.left { Seat::Left(member) } else { Seat::Present(member) };
     Ok((entry.rank as usize, seat))

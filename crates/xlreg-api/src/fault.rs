@@ -16,6 +16,9 @@ pub const DOMAIN: &str = "xlreg";
 /// What the names of reasons begin with in the .proto file, and nowhere else.
 const PREFIX: &str = "ERROR_REASON_";
 
+/// The field by which members bring their own signatures.
+pub const ENTRY_SIGNATURE: &str = "entry_signature";
+
 /// When to ask again for room that is taken: it comes back as clusters are deleted or expire, which
 /// nobody can foretell.
 const ROOM_WAIT: Duration = Duration::from_secs(30);
@@ -160,6 +163,10 @@ impl From<Refusal> for Fault {
                 .with("max", max)
                 .retry_after(ROOM_WAIT),
             Refusal::NotRegistered => fault(ErrorReason::NotRegistered),
+            Refusal::EntryDiffers => {
+                let message = format!("{ENTRY_SIGNATURE}: {refusal}");
+                Self::new(ErrorReason::BadProof, message).with("field", ENTRY_SIGNATURE)
+            }
             Refusal::KeyRetired => fault(ErrorReason::KeyRetired),
             Refusal::CommsKeyDiffers => fault(ErrorReason::CommsKeyDiffers),
             Refusal::KeyInUse => fault(ErrorReason::KeyInUse),

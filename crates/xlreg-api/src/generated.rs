@@ -210,6 +210,15 @@ pub struct JoinClusterRequest {
     /// A token's secret, if the cluster asks for one.
     #[prost(string, tag = "6")]
     pub token: ::prost::alloc::string::String,
+    /// The caller's own word for its entry, which others can check without trusting the registry. Empty
+    /// for none. RSASSA-PKCS1-v1_5, SHA-256, by the sig key, which makes it the same each time, over
+    ///    "xlreg.v2 member entry\n" | registry | cluster ID | member ID | name | attributes | sig | comms
+    ///    | number of endpoints | each endpoint
+    /// where registry, sig and comms are the fingerprints of the registry's sig key and of the
+    /// caller's keys; attributes are 8 bytes, the number of endpoints 2, and name and endpoints the
+    /// number of their bytes, 2 bytes, and then these. Numbers are big-endian.
+    #[prost(bytes = "vec", tag = "7")]
+    pub entry_signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinClusterResponse {
@@ -228,6 +237,17 @@ pub struct GetClusterRequest {
 pub struct GetClusterResponse {
     #[prost(message, optional, tag = "1")]
     pub cluster: ::core::option::Option<Cluster>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSignedRosterRequest {
+    #[prost(message, optional, tag = "1")]
+    pub cluster: ::core::option::Option<ClusterRef>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSignedRosterResponse {
+    /// The file, to be kept as it is: text, at most 512 KiB.
+    #[prost(bytes = "vec", tag = "1")]
+    pub file: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListClustersRequest {
@@ -364,6 +384,10 @@ pub struct Member {
     /// It has left, and its rank is kept for it.
     #[prost(bool, tag = "8")]
     pub left: bool,
+    /// Its own signature over its entry, as JoinClusterRequest describes it, which the registry has
+    /// checked. Empty if it has made none: it came over the old wire, or its entry has changed since.
+    #[prost(bytes = "vec", tag = "9")]
+    pub entry_signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateEndpointsRequest {
@@ -374,6 +398,10 @@ pub struct UpdateEndpointsRequest {
     pub name: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "3")]
     pub endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in JoinClusterRequest, over the entry with these endpoints. Empty: none, unless the entry
+    /// stays as it is and has one.
+    #[prost(bytes = "vec", tag = "4")]
+    pub entry_signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UpdateEndpointsResponse {
@@ -481,7 +509,8 @@ pub enum ErrorReason {
     Unspecified = 0,
     /// INVALID_ARGUMENT: a field is missing, malformed or out of range. Metadata: field, problem.
     InvalidField = 1,
-    /// INVALID_ARGUMENT: a signature in the request does not verify. Metadata: field.
+    /// INVALID_ARGUMENT: a signature in the request does not verify, or is over another entry than the
+    /// member has by now. Metadata: field.
     BadProof = 2,
     /// PERMISSION_DENIED: RotateKeys has put another key in the place of the caller's.
     KeyRetired = 3,
@@ -615,7 +644,7 @@ pub enum ChangeKind {
     Joined = 1,
     /// A member that had left came back to its rank.
     Returned = 2,
-    /// A member has other endpoints, ID or attributes.
+    /// A member has other endpoints, ID or attributes, or has signed its entry.
     Updated = 3,
     /// A member has other keys.
     Rotated = 4,
@@ -844,7 +873,8 @@ pub mod registry_client {
         }
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks.
+        /// answered KEY_RETIRED, whatever it asks. Signatures of entries go, since they are over the old
+        /// keys: sign again by JoinCluster or UpdateEndpoints.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
         pub async fn rotate_keys(
@@ -901,10 +931,12 @@ pub mod registry_client {
             self.inner.unary(req, path, codec).await
         }
         /// Makes the caller a member. Idempotent: the same sig key with the same name gets the rank it
-        /// has, and needs no token for it; other endpoints take the place of those before.
+        /// has, and needs no token for it; other endpoints take the place of those before. The signature
+        /// of an entry stays with it until the entry is another: to come back unchanged and unsigned keeps
+        /// it.
         ///
         /// Errors: NOT_REGISTERED, CLUSTER_NOT_FOUND, CLUSTER_FULL, MEMBER_NAME_IN_USE, MEMBER_ID_IN_USE,
-        /// WRONG_ENDPOINT_COUNT, TOKEN_REQUIRED, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_SPENT,
+        /// BAD_PROOF, WRONG_ENDPOINT_COUNT, TOKEN_REQUIRED, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_SPENT,
         /// KEY_NOT_ALLOWED, EXPELLED, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn join_cluster(
             &mut self,
@@ -956,6 +988,35 @@ pub mod registry_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "GetCluster"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The same as a file that the registry has signed, and each member its own entry in it, for those
+        /// who check it without asking anybody: docs/roster.md has the format. It may have been signed up
+        /// to a minute ago, if the revision is still the same.
+        ///
+        /// Errors: CLUSTER_NOT_FOUND, RATE_LIMITED if too many are being signed.
+        pub async fn get_signed_roster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSignedRosterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSignedRosterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/xlreg.v2.Registry/GetSignedRoster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("xlreg.v2.Registry", "GetSignedRoster"));
             self.inner.unary(req, path, codec).await
         }
         /// The registry's clusters in the order of their names, without their members. A registry may be
@@ -1018,9 +1079,9 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "WatchCluster"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Replaces the endpoints of the caller's membership.
+        /// Replaces the endpoints of the caller's membership, or signs its entry.
         ///
-        /// Errors: CLUSTER_NOT_FOUND, NOT_A_MEMBER, WRONG_ENDPOINT_COUNT.
+        /// Errors: CLUSTER_NOT_FOUND, NOT_A_MEMBER, BAD_PROOF, WRONG_ENDPOINT_COUNT.
         pub async fn update_endpoints(
             &mut self,
             request: impl tonic::IntoRequest<super::UpdateEndpointsRequest>,
@@ -1247,7 +1308,8 @@ pub mod registry_server {
         ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks.
+        /// answered KEY_RETIRED, whatever it asks. Signatures of entries go, since they are over the old
+        /// keys: sign again by JoinCluster or UpdateEndpoints.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
         async fn rotate_keys(
@@ -1270,10 +1332,12 @@ pub mod registry_server {
             tonic::Status,
         >;
         /// Makes the caller a member. Idempotent: the same sig key with the same name gets the rank it
-        /// has, and needs no token for it; other endpoints take the place of those before.
+        /// has, and needs no token for it; other endpoints take the place of those before. The signature
+        /// of an entry stays with it until the entry is another: to come back unchanged and unsigned keeps
+        /// it.
         ///
         /// Errors: NOT_REGISTERED, CLUSTER_NOT_FOUND, CLUSTER_FULL, MEMBER_NAME_IN_USE, MEMBER_ID_IN_USE,
-        /// WRONG_ENDPOINT_COUNT, TOKEN_REQUIRED, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_SPENT,
+        /// BAD_PROOF, WRONG_ENDPOINT_COUNT, TOKEN_REQUIRED, TOKEN_INVALID, TOKEN_EXPIRED, TOKEN_SPENT,
         /// KEY_NOT_ALLOWED, EXPELLED, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn join_cluster(
             &self,
@@ -1291,6 +1355,18 @@ pub mod registry_server {
             request: tonic::Request<super::GetClusterRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetClusterResponse>,
+            tonic::Status,
+        >;
+        /// The same as a file that the registry has signed, and each member its own entry in it, for those
+        /// who check it without asking anybody: docs/roster.md has the format. It may have been signed up
+        /// to a minute ago, if the revision is still the same.
+        ///
+        /// Errors: CLUSTER_NOT_FOUND, RATE_LIMITED if too many are being signed.
+        async fn get_signed_roster(
+            &self,
+            request: tonic::Request<super::GetSignedRosterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSignedRosterResponse>,
             tonic::Status,
         >;
         /// The registry's clusters in the order of their names, without their members. A registry may be
@@ -1325,9 +1401,9 @@ pub mod registry_server {
             tonic::Response<Self::WatchClusterStream>,
             tonic::Status,
         >;
-        /// Replaces the endpoints of the caller's membership.
+        /// Replaces the endpoints of the caller's membership, or signs its entry.
         ///
-        /// Errors: CLUSTER_NOT_FOUND, NOT_A_MEMBER, WRONG_ENDPOINT_COUNT.
+        /// Errors: CLUSTER_NOT_FOUND, NOT_A_MEMBER, BAD_PROOF, WRONG_ENDPOINT_COUNT.
         async fn update_endpoints(
             &self,
             request: tonic::Request<super::UpdateEndpointsRequest>,
@@ -1770,6 +1846,51 @@ pub mod registry_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/xlreg.v2.Registry/GetSignedRoster" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSignedRosterSvc<T: Registry>(pub Arc<T>);
+                    impl<
+                        T: Registry,
+                    > tonic::server::UnaryService<super::GetSignedRosterRequest>
+                    for GetSignedRosterSvc<T> {
+                        type Response = super::GetSignedRosterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSignedRosterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Registry>::get_signed_roster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSignedRosterSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

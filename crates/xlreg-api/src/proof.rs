@@ -4,9 +4,14 @@
 //! has one length, so no statement can be read as another; and each names the registry, so none is
 //! of use at another one. Signing and verifying them (RSASSA-PSS) is `xlreg_proto::keys`' business.
 //!
-//! Source: `proto/xlreg/v2/registry.proto`, `RegisterRequest` and `RotateKeysRequest`.
+//! The third is what a member signs of its entry. It stands in `xlreg_proto::entry`, since the signed
+//! roster is verified there, and is signed by RSASSA-PKCS1-v1_5.
+//!
+//! Source: `proto/xlreg/v2/registry.proto`, `RegisterRequest`, `RotateKeysRequest` and
+//! `JoinClusterRequest`.
 
 use xlreg_core::Fingerprint;
+pub use xlreg_proto::entry::statement as entry_statement;
 
 const COMMS_LABEL: &[u8] = b"xlreg.v2 comms key\n";
 const ROTATION_LABEL: &[u8] = b"xlreg.v2 rotate keys\n";

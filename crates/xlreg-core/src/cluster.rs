@@ -9,7 +9,7 @@ use crate::limits::{
     CLUSTER_ENDPOINTS_MAX, CLUSTER_EVENTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN,
     MEMBER_ENDPOINTS_MAX,
 };
-use crate::registry::Refusal;
+use crate::registry::{Refusal, Who};
 use crate::{Admission, ClusterId, Fingerprint, Lifetime, Member, Name, NodeId, Time};
 
 /// Attribute bit: the cluster goes when its use is over.
@@ -100,7 +100,7 @@ pub enum EventKind {
     Joined,
     /// It came back after it had left.
     Returned,
-    /// It has other endpoints, another ID or other attributes.
+    /// It has other endpoints, another ID or other attributes, or has signed its entry.
     Updated,
     /// It has other keys.
     Rotated,
@@ -246,6 +246,18 @@ impl Cluster {
     pub fn ranks_of(&self, sig_key: &Fingerprint) -> impl Iterator<Item = usize> {
         let own = move |member: &Member| member.sig_key.fingerprint() == *sig_key;
         self.holders().filter(move |(_, member)| own(member)).map(|(rank, _)| rank)
+    }
+
+    /// The one rank that a member means by `who`, and its entry.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAMember`] if there is none, [`Refusal::WhichMember`] if there are several.
+    pub fn entry_of(&self, who: &Who) -> Result<(usize, &Arc<Member>), Refusal> {
+        let own = |member: &Member| member.sig_key.fingerprint() == who.sig_key;
+        let named = |member: &Member| who.name.as_ref().is_none_or(|name| member.name == *name);
+        let mut meant = self.holders().filter(|(_, member)| own(member) && named(member));
+        let one = meant.next().ok_or(Refusal::NotAMember)?;
+        if meant.next().is_some() { Err(Refusal::WhichMember) } else { Ok(one) }
     }
 
     /// The token of this ID.

@@ -37,7 +37,7 @@ pub use cluster::{Cluster, ClusterKey, Seat};
 pub use endpoint::Endpoint;
 pub use id::{ClusterId, Fingerprint, NodeId};
 pub use key::PublicKey;
-pub use member::Member;
+pub use member::{EntrySignature, Member};
 pub use name::Name;
 pub use registry::{Change, Command, Decision, Outcome, Refusal, Registry, View};
 pub use time::Time;

@@ -38,6 +38,12 @@ pub const CLUSTER_EXPELLED_MAX: usize = 256;
 /// largest cluster. Whoever missed more is shown the roster anew.
 pub const CLUSTER_EVENTS_MAX: usize = 128;
 
+/// Bytes in a signature: as many as the modulus of its key has. The smallest that signs for anything
+/// newer than the old wire has 2048 bits, the largest that is taken 4096.
+pub const SIGNATURE_BYTES_MIN: usize = 256;
+/// The same for the largest.
+pub const SIGNATURE_BYTES_MAX: usize = 512;
+
 /// How much a registry agrees to remember, so that no stream of requests grows it without bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -46,7 +52,8 @@ pub struct Limits {
     pub nodes_max: usize,
     /// Clusters. An empty one takes about 500 bytes of memory.
     pub clusters_max: usize,
-    /// Members of all clusters together. One with 2048-bit keys takes about 1 KiB of memory.
+    /// Members of all clusters together. One with 2048-bit keys takes about 1 KiB of memory, and
+    /// 300 bytes more if it has signed its entry.
     pub members_max: usize,
     /// IDs that one sig key may hold.
     pub ids_per_key_max: usize,

@@ -89,6 +89,8 @@ pub enum Command {
         who: Who,
         /// Where it is reached now.
         endpoints: Vec<Endpoint>,
+        /// Its whole entry as it is to be, with its signature over it, if it brings one.
+        signed: Option<Arc<Member>>,
     },
     /// A member loses its rank, and its key the right to come back.
     Expel {
@@ -372,6 +374,9 @@ pub enum Refusal {
     /// The key has registered no ID.
     #[error("this key has registered no ID")]
     NotRegistered,
+    /// The member's entry is not the one that its signature is over.
+    #[error("the signature is over another entry than this member has")]
+    EntryDiffers,
     /// The key has been replaced by another.
     #[error("this key was retired: another has taken its place")]
     KeyRetired,

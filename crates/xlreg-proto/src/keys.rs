@@ -7,7 +7,7 @@
 //! | registry | opens it: **the** expensive step of a session | its own comms key |
 //! | client, registry | sign and verify (PKCS #1 v1.5, SHA-1) | the client's sig key |
 //! | client, registry | sign and verify (PSS, SHA-256): everything newer than that wire | a sig key |
-//! | client, registry | sign certificates (PKCS #1 v1.5, SHA-256) | their own sig key |
+//! | client, registry | sign certificates, entries and rosters (PKCS #1 v1.5, SHA-256) | their own sig key |
 //!
 //! SHA-1 is the old wire's choice, not ours; SECURITY.md says what follows from it.
 
@@ -19,8 +19,8 @@ use aws_lc_rs::rsa::{
     PrivateDecryptingKey, PublicEncryptingKey,
 };
 use aws_lc_rs::signature::{
-    RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_SHA256, RSA_PSS_2048_8192_SHA256,
-    RSA_PSS_SHA256, RsaEncoding, UnparsedPublicKey,
+    RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
+    RSA_PSS_2048_8192_SHA256, RSA_PSS_SHA256, RsaEncoding, UnparsedPublicKey,
 };
 use aws_lc_rs::{digest, rand};
 use pkcs8::PrivateKeyInfoRef;
@@ -202,7 +202,7 @@ pub fn verify(key: &PublicKey, parts: &[&[u8]], signature: &[u8]) -> Result<(), 
         .map_err(|_| BadSignature)
 }
 
-/// Bits of the smallest key whose PSS signatures count: nothing that uses them is old enough to
+/// Bits of the smallest key whose SHA-256 signatures count: nothing that uses them is old enough to
 /// meet smaller ones.
 pub const PSS_KEY_BITS_MIN: usize = 2048;
 
@@ -216,6 +216,24 @@ pub fn verify_pss(key: &PublicKey, parts: &[&[u8]], signature: &[u8]) -> Result<
         return Err(BadSignature);
     }
     UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, key.der())
+        .verify(&parts.concat(), signature)
+        .map_err(|_| BadSignature)
+}
+
+/// Checks that `key` made `signature`, PKCS #1 v1.5 with SHA-256, over `parts`, one after another.
+/// There is one such signature and no other.
+///
+/// # Errors
+/// [`BadSignature`] if it did not, or if it has fewer than [`PSS_KEY_BITS_MIN`] bits.
+pub fn verify_pkcs1(
+    key: &PublicKey,
+    parts: &[&[u8]],
+    signature: &[u8],
+) -> Result<(), BadSignature> {
+    if key_bits(key) < PSS_KEY_BITS_MIN {
+        return Err(BadSignature);
+    }
+    UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.der())
         .verify(&parts.concat(), signature)
         .map_err(|_| BadSignature)
 }
@@ -356,12 +374,12 @@ impl PrivateKey {
     }
 
     /// Signs `parts`, one after another: PKCS #1 v1.5 with SHA-256, always the same for the same
-    /// parts. For certificates, which are then the same whenever they are made. One RSA private
-    /// operation.
+    /// parts. For what is to be the same whenever it is made: certificates, entries, rosters. One RSA
+    /// private operation.
     ///
     /// # Errors
     /// [`KeyError::Impossible`] if the cryptographic library refuses.
-    pub fn sign_certificate(&self, parts: &[&[u8]]) -> Result<Vec<u8>, KeyError> {
+    pub fn sign_pkcs1(&self, parts: &[&[u8]]) -> Result<Vec<u8>, KeyError> {
         self.sign_sha256(&RSA_PKCS1_SHA256, parts)
     }
 
@@ -424,12 +442,33 @@ mod tests {
         assert_eq!(verify_pss(&other, &[b"onetwo"], &signature), Err(BadSignature));
 
         // The other paddings are other signatures.
-        let certificate = key.sign_certificate(&[b"onetwo"]).unwrap();
-        assert_eq!(again.sign_certificate(&[b"one", b"two"]).unwrap(), certificate);
+        let certificate = key.sign_pkcs1(&[b"onetwo"]).unwrap();
         for signature in [certificate, key.sign(&[b"onetwo"]).unwrap()] {
             assert_eq!(verify_pss(key.public(), &[b"onetwo"], &signature), Err(BadSignature));
         }
         assert_eq!(verify(key.public(), &[b"onetwo"], &signature), Err(BadSignature));
+    }
+
+    #[test]
+    fn a_pkcs1_signature_is_one_for_its_key_and_message_only() {
+        let key = PrivateKey::generate().unwrap();
+        let again = PrivateKey::from_pkcs1(key.pkcs1()).unwrap();
+        let signature = again.sign_pkcs1(&[b"one", b"two"]).unwrap();
+        assert_eq!(key.sign_pkcs1(&[b"onetwo"]).unwrap(), signature);
+        let check =
+            |message: &[u8], signature: &[u8]| verify_pkcs1(key.public(), &[message], signature);
+        assert_eq!(verify_pkcs1(key.public(), &[b"on", b"etwo"], &signature), Ok(()));
+        assert_eq!(check(b"onetwO", &signature), Err(BadSignature));
+        for bad in [&signature[1..], &signature[..255], b""] {
+            assert_eq!(check(b"onetwo", bad), Err(BadSignature));
+        }
+        let longer = [&[0], signature.as_slice()].concat();
+        assert_eq!(check(b"onetwo", &longer), Err(BadSignature));
+        let other = public_key(&spki(2048, 1, &[1, 0, 1])).unwrap();
+        assert_eq!(verify_pkcs1(&other, &[b"onetwo"], &signature), Err(BadSignature));
+        for other in [key.sign_pss(&[b"onetwo"]).unwrap(), key.sign(&[b"onetwo"]).unwrap()] {
+            assert_eq!(check(b"onetwo", &other), Err(BadSignature));
+        }
     }
 
     /// A signature that is right, by a key that is too small to count: made with OpenSSL 3

@@ -5,12 +5,13 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`keys`] | RSA keys: make, check, seal, open, sign, verify |
+//! | [`entry`] | what a member signs of its entry in a cluster |
 //! | [`hello`] | the RSA block and its answer, which agree on a session key |
 //! | [`channel`] | seals and opens the messages that follow; knows **where a message ends** |
 //! | [`wire`] | the protobuf messages, as generated |
 //! | [`message`] | those messages as requests and replies in the registry's own types |
 //! | [`session`] | the server's side of a conversation: which request may follow which |
-//! | [`text`] | credentials, node files, member files |
+//! | [`text`] | credentials, node files, member files, signed rosters |
 //!
 //! Invariant: nothing here does IO, reads a clock, draws a random number or waits; a session gets
 //! bytes and randomness from its owner and gives back what to do. (Making a key is the one
@@ -18,6 +19,7 @@
 //! `xlreg`'s business.
 
 pub mod channel;
+pub mod entry;
 pub mod hello;
 pub mod keys;
 pub mod message;

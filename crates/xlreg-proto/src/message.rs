@@ -482,7 +482,7 @@ impl Proven {
     #[must_use]
     pub fn with_id(self, id: NodeId) -> Member {
         let Claim { name, attrs, comms_key, sig_key, endpoints, .. } = self.claim;
-        Member { id, name, attrs, comms_key, sig_key, endpoints }
+        Member { id, name, attrs, comms_key, sig_key, endpoints, entry_signature: None }
     }
 }
 
@@ -599,6 +599,7 @@ fn entry(token: Token) -> Result<Entry, MessageError> {
         comms_key: key("CommsKey", token.comms_key.as_deref())?,
         sig_key: key("SigKey", token.sig_key.as_deref())?,
         endpoints: endpoints(&token.my_ends)?,
+        entry_signature: None,
     }))
 }
 

@@ -178,6 +178,7 @@ impl Home {
             comms_key: credentials.comms_key.clone(),
             sig_key: credentials.sig_key.clone(),
             endpoints: credentials.endpoints.clone(),
+            entry_signature: None,
         };
         session::Identity { version: credentials.version, entry: Arc::new(entry) }
     }

@@ -11,6 +11,7 @@
 //! | `modern` | one client of the modern door: TLS, HTTP/2, who it is |
 //! | `service` | each call of `xlreg.v2.Registry`, as a command or a question |
 //! | `watching` | following a cluster: what a watcher is told, and when it is given up |
+//! | `notary` | signing rosters: one at a time, and no oftener than need be |
 //! | `lifetimes` | ending clusters whose time is over |
 //! | `rates`, `tally` | how often, and how much at once |
 //! | [`pool`] | the threads that open hellos, and the bound on that work |
@@ -29,6 +30,7 @@ pub mod home;
 mod lifetimes;
 pub mod local;
 mod modern;
+mod notary;
 pub mod pool;
 pub mod rates;
 pub mod server;

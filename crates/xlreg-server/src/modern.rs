@@ -34,6 +34,7 @@ use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::lifetimes::Presence;
+use crate::notary::Notary;
 use crate::rates::Rates;
 use crate::service::Api;
 use crate::tally::{Place, Tally};
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) identity: Arc<Identity>,
     pub(crate) tls: Arc<ServerTls>,
+    pub(crate) notary: Arc<Notary>,
     pub(crate) bounds: Modern,
     pub(crate) access: Access,
     /// Whether the old wire is served, too.

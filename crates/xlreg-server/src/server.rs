@@ -25,6 +25,7 @@ use crate::connection::{Closed, Connection, Shared, Story};
 use crate::door::{Door, Rewound};
 use crate::lifetimes::{self, Presence};
 use crate::modern::{self, Front, Over, Peer};
+use crate::notary::Notary;
 use crate::pool::Pool;
 use crate::rates::Rates;
 use crate::tally::Tally;
@@ -52,7 +53,7 @@ pub struct Server {
 pub struct Keys {
     /// What opens hellos of the old wire.
     pub comms: Arc<PrivateKey>,
-    /// What signs its certificates.
+    /// What signs its certificates and rosters.
     pub sig: Arc<PrivateKey>,
 }
 
@@ -113,11 +114,14 @@ impl Server {
         hosts.extend(identity.entry.endpoints.iter().map(|at| at.host().to_owned()));
         let id = identity.entry.id;
         let tls = ServerTls::new(Arc::clone(&keys.sig), id, hosts, SystemTime::now())?;
+        let clock = engine.clock().clone();
+        let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
         let stop = CancellationToken::new();
         let front = Front::new(modern::Shared {
             engine: Arc::clone(&engine),
             identity: Arc::clone(&identity),
             tls: Arc::new(tls),
+            notary: Arc::new(notary),
             bounds: config.modern,
             access: config.access.clone(),
             legacy,

@@ -11,7 +11,7 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 use tracing::{debug, error, info};
 use xlreg_api::convert::{self, Detail};
-use xlreg_api::fault::Fault;
+use xlreg_api::fault::{ENTRY_SIGNATURE, Fault};
 use xlreg_api::secret::TokenSecret;
 use xlreg_api::v2::registry_server::Registry;
 use xlreg_api::{proof, v2};
@@ -19,15 +19,17 @@ use xlreg_core::admission::{Label, TokenDigest, TokenProof};
 use xlreg_core::limits::LABEL_BYTES_MAX;
 use xlreg_core::registry::{Actor, NewToken, Outcome, Who};
 use xlreg_core::{
-    Admission, Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Name, NodeId,
-    PublicKey, TokenId,
+    Admission, Cluster, ClusterId, ClusterKey, Command, EntrySignature, Fingerprint, Member, Name,
+    NodeId, PublicKey, TokenId,
 };
+use xlreg_proto::entry;
 use xlreg_proto::keys::{key_bits, random, verify_pss};
 use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
 use crate::config::Listed;
 use crate::modern::{Peer, Shared, limited};
+use crate::notary::NotaryError;
 use crate::watching;
 
 /// Clusters in a page, unless the caller asks for fewer or more, and at most.
@@ -135,6 +137,12 @@ impl Api {
     ) -> Result<(), Fault> {
         let statement = proof::comms_statement(&self.registry_print(), sig, &comms.fingerprint());
         check("comms_proof", comms, &statement, signature)
+    }
+
+    /// Checks a member's signature over its entry.
+    fn check_entry(&self, cluster: &Cluster, member: &Member) -> Result<(), Fault> {
+        let checked = entry::verify(&self.registry_print(), &cluster.id, member);
+        checked.map_err(|_| Fault::bad_proof(ENTRY_SIGNATURE))
     }
 
     async fn do_register(
@@ -259,7 +267,7 @@ impl Api {
     ) -> Result<v2::JoinClusterResponse, Fault> {
         let caller = self.caller(&request).await?;
         let request = request.into_inner();
-        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let key = convert::cluster_key(request.cluster.as_ref())?;
         let wanted: Option<NodeId> = convert::optional_bytes("node_id", &request.node_id)?;
         let known = |id: &NodeId| Some((*id, caller.node.comms_keys.get(id)?.clone()));
         let registered = match wanted {
@@ -274,7 +282,17 @@ impl Api {
             comms_key,
             sig_key: caller.peer.key.clone(),
             endpoints: convert::endpoints(&request.endpoints)?,
+            entry_signature: entry_signature(&request.entry_signature)?,
         });
+        let cluster = match member.entry_signature {
+            Some(_) => {
+                let cluster = self.find(&key).await?;
+                self.check_entry(&cluster, &member)?;
+                // It is over the ID, and by its name there may be another soon.
+                ClusterKey::Id(cluster.id)
+            }
+            None => key,
+        };
         let admission = admission(&request.token)?;
         let command = Command::Join { cluster, member: Arc::clone(&member), admission };
         let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
@@ -285,6 +303,53 @@ impl Api {
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
         Ok(v2::JoinClusterResponse { rank, cluster: Some(told) })
+    }
+
+    async fn do_move(
+        &self,
+        request: Request<v2::UpdateEndpointsRequest>,
+    ) -> Result<v2::UpdateEndpointsResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let key = convert::cluster_key(request.cluster.as_ref())?;
+        let endpoints = convert::endpoints(&request.endpoints)?;
+        let signature = entry_signature(&request.entry_signature)?;
+        let who = caller.who(&request.name)?;
+        let (cluster, signed) = match signature {
+            None => (key, None),
+            Some(_) => {
+                let cluster = self.find(&key).await?;
+                let (_, entry) = cluster.entry_of(&who)?;
+                let moved = Member {
+                    endpoints: endpoints.clone(),
+                    entry_signature: signature,
+                    ..Member::clone(entry)
+                };
+                self.check_entry(&cluster, &moved)?;
+                (ClusterKey::Id(cluster.id), Some(Arc::new(moved)))
+            }
+        };
+        let command = Command::Move { cluster, who, endpoints, signed };
+        Ok(v2::UpdateEndpointsResponse { revision: self.change(command).await?.revision })
+    }
+
+    async fn do_sign(
+        &self,
+        request: Request<v2::GetSignedRosterRequest>,
+    ) -> Result<v2::GetSignedRosterResponse, Fault> {
+        self.caller(&request).await?;
+        let key = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        let cluster = self.find(&key).await?;
+        let at_most = self.shared.bounds.request;
+        let file =
+            self.shared.notary.sign(&cluster, at_most).await.map_err(|error| match error {
+                NotaryError::Busy => limited("rosters to sign", at_most),
+                NotaryError::Key(_) | NotaryError::Broke => {
+                    error!(%error, cluster = %cluster.name, "a roster could not be signed");
+                    unexpected()
+                }
+            })?;
+        Ok(v2::GetSignedRosterResponse { file: file.as_bytes().to_vec() })
     }
 
     async fn do_list(
@@ -468,6 +533,13 @@ impl Registry for Api {
         Ok(Response::new(v2::GetClusterResponse { cluster: Some(told) }))
     }
 
+    async fn get_signed_roster(
+        &self,
+        request: Request<v2::GetSignedRosterRequest>,
+    ) -> Result<Response<v2::GetSignedRosterResponse>, Status> {
+        Ok(Response::new(self.do_sign(request).await?))
+    }
+
     async fn list_clusters(
         &self,
         request: Request<v2::ListClustersRequest>,
@@ -486,13 +558,7 @@ impl Registry for Api {
         &self,
         request: Request<v2::UpdateEndpointsRequest>,
     ) -> Result<Response<v2::UpdateEndpointsResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let request = request.into_inner();
-        let cluster = convert::cluster_key(request.cluster.as_ref())?;
-        let endpoints = convert::endpoints(&request.endpoints)?;
-        let command = Command::Move { cluster, who: caller.who(&request.name)?, endpoints };
-        let revision = self.change(command).await?.revision;
-        Ok(Response::new(v2::UpdateEndpointsResponse { revision }))
+        Ok(Response::new(self.do_move(request).await?))
     }
 
     async fn leave(
@@ -570,6 +636,10 @@ fn admission(token: &str) -> Result<Admission, Fault> {
     let secret = TokenSecret::parse(token).map_err(|error| Fault::field("token", error))?;
     let (id, digest) = (TokenId::from_bytes(secret.id()), secret.digest());
     Ok(Admission::Token(TokenProof { id, digest: TokenDigest::from_bytes(digest) }))
+}
+
+fn entry_signature(given: &[u8]) -> Result<Option<EntrySignature>, Fault> {
+    convert::entry_signature(ENTRY_SIGNATURE, given)
 }
 
 /// A key that can sign for this door: the old wire takes smaller ones.

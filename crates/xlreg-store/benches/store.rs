@@ -132,6 +132,7 @@ fn member(number: u64) -> Member {
         comms_key: comms,
         sig_key: key,
         endpoints: vec!["192.0.2.1:4000".parse().unwrap()],
+        entry_signature: None,
     }
 }
 

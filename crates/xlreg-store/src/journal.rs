@@ -283,7 +283,8 @@ mod tests {
     use xlreg_core::cluster::NewCluster;
     use xlreg_core::registry::{Who, decide};
     use xlreg_core::{
-        Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Policy, PublicKey, Seat, View,
+        Admission, Cluster, ClusterId, ClusterKey, Command, EntrySignature, Fingerprint, Member,
+        Policy, PublicKey, Seat, View,
     };
 
     fn write_node(journal: &mut Journal, number: u8) {
@@ -332,6 +333,7 @@ mod tests {
             comms_key: key.clone(),
             sig_key: key,
             endpoints: vec!["localhost:1".parse().unwrap()],
+            entry_signature: None,
         }
     }
 
@@ -374,10 +376,14 @@ mod tests {
         let seats = [1, 2].map(|number| Seat::Present(Arc::new(member(number))));
         assert_eq!((alpha.seats.as_slice(), alpha.revision), (&seats[..], 2));
         assert_eq!(registry.counts().nodes, 2);
-        // What version 1 had no place for: somebody leaves, and another key takes its own place.
+        // What version 1 had no place for: somebody signs its entry, and leaves, and another key takes
+        // its own place.
         let (old, new) = (member(1).sig_key.fingerprint(), member(9).sig_key);
         let who = Who { sig_key: member(2).sig_key.fingerprint(), name: None };
+        let signed = Member { entry_signature: EntrySignature::new(&[1; 256]), ..member(2) };
+        let (cluster, signed) = (ClusterKey::Id(ALPHA), Arc::new(signed));
         for command in [
+            Command::Join { cluster, member: signed, admission: Admission::Key },
             Command::Leave { cluster: ClusterKey::Id(ALPHA), who },
             Command::Rotate { old, sig_key: Some(new), comms_key: None },
         ] {
@@ -388,6 +394,8 @@ mod tests {
         journal.close().unwrap();
         let (_journal, again) = open_at(dir.path(), now).unwrap();
         assert_eq!(again.cluster(&ALPHA), registry.cluster(&ALPHA));
+        let alpha = again.cluster(&ALPHA).unwrap();
+        assert!(alpha.member(&member(2).id).unwrap().1.entry_signature.is_some());
         assert_eq!(again.counts(), registry.counts());
         assert!(again.key(&old).is_retired());
     }

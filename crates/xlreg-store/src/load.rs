@@ -7,14 +7,15 @@ use std::sync::Arc;
 use rusqlite::{Connection, Row, Rows, Statement};
 use xlreg_core::limits::{CLUSTER_EXPELLED_MAX, CLUSTER_TOKENS_MAX, Limits};
 use xlreg_core::{
-    Change, Cluster, ClusterId, Fingerprint, Member, NodeId, Registry, Seat, Time, Token, View,
+    Change, Cluster, ClusterId, EntrySignature, Fingerprint, Member, NodeId, Registry, Seat, Time,
+    Token, View,
 };
 
 use crate::StoreError;
 use crate::rows::{
     self, Problem, Retirement, SELECT_CLUSTERS, SELECT_COMMS_KEYS, SELECT_DEPARTED,
     SELECT_EXPELLED, SELECT_MEMBERS, SELECT_NODES, SELECT_REGISTRY, SELECT_RETIREMENTS,
-    SELECT_TERMS, SELECT_TOKENS, Terms,
+    SELECT_SIGNATURES, SELECT_TERMS, SELECT_TOKENS, Terms,
 };
 
 /// Reads the tables of one file.
@@ -92,14 +93,18 @@ impl Loader<'_> {
         let mut statements = [
             self.prepare(SELECT_TERMS)?,
             self.prepare(SELECT_MEMBERS)?,
+            self.prepare(SELECT_SIGNATURES)?,
             self.prepare(SELECT_DEPARTED)?,
             self.prepare(SELECT_EXPELLED)?,
             self.prepare(SELECT_TOKENS)?,
         ];
-        let [terms, members, departed, expelled, tokens] = &mut statements;
+        let [terms, members, signatures, departed, expelled, tokens] = &mut statements;
         let mut terms = self.about("terms", terms, rows::read_terms)?;
         let mut members = self.about("members", members, |row| {
             rows::read_member(row).map(|(cluster, rank, member)| (cluster, (rank, member)))
+        })?;
+        let mut signatures = self.about("signatures", signatures, |row| {
+            rows::read_signature(row).map(|(cluster, rank, over)| (cluster, (rank, over)))
         })?;
         let mut departed = self.about("departed", departed, rows::read_departed)?;
         let mut expelled = self.about("expelled", expelled, rows::read_expelled)?;
@@ -114,6 +119,7 @@ impl Loader<'_> {
             let parts = Parts {
                 terms: terms.of(&id)?.pop(),
                 members: members.of(&id)?,
+                signatures: signatures.of(&id)?,
                 departed: departed.of(&id)?,
                 expelled: expelled.of(&id)?,
                 tokens: tokens.of(&id)?,
@@ -128,6 +134,7 @@ impl Loader<'_> {
         })?;
         terms.end()?;
         members.end()?;
+        signatures.end()?;
         departed.end()?;
         expelled.end()?;
         tokens.end()
@@ -266,6 +273,7 @@ impl<T> About<'_, T> {
 struct Parts {
     terms: Option<Terms>,
     members: Vec<(usize, Member)>,
+    signatures: Vec<(usize, EntrySignature)>,
     departed: Vec<usize>,
     expelled: Vec<Fingerprint>,
     tokens: Vec<Token>,
@@ -299,9 +307,16 @@ impl Parts {
             return Err(Wrong::new("expelled", "there are more than may be"));
         }
         cluster.expelled = self.expelled.into_iter().collect();
-        for (rank, member) in self.members {
+        let mut signatures = self.signatures.into_iter().peekable();
+        for (rank, mut member) in self.members {
+            member.entry_signature =
+                signatures.next_if(|(of, _)| *of == rank).map(|(_, signature)| signature);
             seat(&mut cluster, rank, member)
                 .map_err(|wrong| Wrong::at_rank("members", rank, wrong))?;
+        }
+        // Both come by rank, so one that is left over belongs to nobody.
+        if let Some((rank, _)) = signatures.next() {
+            return Err(Wrong::at_rank("signatures", rank, "nobody holds it"));
         }
         for rank in self.departed {
             let seat = cluster.seats.get_mut(rank);

@@ -12,11 +12,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use xlreg_core::admission::{Label, Life, TokenDigest};
 use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::{
-    CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX, TOKEN_USES_MAX,
+    CLUSTER_ENDPOINTS_MAX, CLUSTER_SIZE_MAX, CLUSTER_SIZE_MIN, MEMBER_ENDPOINTS_MAX,
+    SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MIN, TOKEN_USES_MAX,
 };
 use xlreg_core::{
-    Change, Cluster, ClusterId, Endpoint, Fingerprint, Member, NodeId, Policy, PublicKey, Seat,
-    Time, Token, TokenId,
+    Change, Cluster, ClusterId, Endpoint, EntrySignature, Fingerprint, Member, NodeId, Policy,
+    PublicKey, Seat, Time, Token, TokenId,
 };
 
 /// Why a row is not what was written; a part of [`crate::StoreError::Damaged`].
@@ -32,6 +33,8 @@ pub(crate) const SELECT_TERMS: &str = "SELECT cluster, owner, created, policy, k
      idle, with_owner, sum FROM terms ORDER BY cluster";
 pub(crate) const SELECT_DEPARTED: &str =
     "SELECT cluster, rank, sum FROM departed ORDER BY cluster, rank";
+pub(crate) const SELECT_SIGNATURES: &str =
+    "SELECT cluster, rank, signature, sum FROM signatures ORDER BY cluster, rank";
 pub(crate) const SELECT_EXPELLED: &str =
     "SELECT cluster, sig_print, sum FROM expelled ORDER BY cluster, sig_print";
 pub(crate) const SELECT_TOKENS: &str = "SELECT cluster, place, id, digest, label, created, expires, \
@@ -53,6 +56,8 @@ const UPSERT_TERMS: &str = "INSERT OR REPLACE INTO terms (cluster, owner, create
      fill_by, ends, idle, with_owner, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 const UPSERT_DEPARTED: &str =
     "INSERT OR REPLACE INTO departed (cluster, rank, sum) VALUES (?1, ?2, ?3)";
+const UPSERT_SIGNATURE: &str =
+    "INSERT OR REPLACE INTO signatures (cluster, rank, signature, sum) VALUES (?1, ?2, ?3, ?4)";
 const UPSERT_EXPELLED: &str =
     "INSERT OR REPLACE INTO expelled (cluster, sig_print, sum) VALUES (?1, ?2, ?3)";
 const UPSERT_TOKEN: &str = "INSERT OR REPLACE INTO tokens (cluster, place, id, digest, label, \
@@ -66,15 +71,17 @@ const LAST_NODE: &str = "SELECT coalesce(max(seq), 0) FROM nodes";
 const TOKEN_PLACE: &str = "SELECT place FROM tokens WHERE cluster = ?1 AND id = ?2";
 const NEXT_TOKEN_PLACE: &str = "SELECT coalesce(max(place), 0) + 1 FROM tokens WHERE cluster = ?1";
 const DELETE_DEPARTED: &str = "DELETE FROM departed WHERE cluster = ?1 AND rank = ?2";
+const DELETE_SIGNATURE: &str = "DELETE FROM signatures WHERE cluster = ?1 AND rank = ?2";
 const DELETE_MEMBER: &str = "DELETE FROM members WHERE cluster = ?1 AND rank = ?2";
 const DELETE_EXPELLED: &str = "DELETE FROM expelled WHERE cluster = ?1 AND sig_print = ?2";
 const DELETE_TOKEN: &str = "DELETE FROM tokens WHERE cluster = ?1 AND id = ?2";
 
 /// What takes a cluster out of every table, those that refer to others first.
-const DELETE_CLUSTER: [&str; 6] = [
+const DELETE_CLUSTER: [&str; 7] = [
     "DELETE FROM tokens WHERE cluster = ?1",
     "DELETE FROM expelled WHERE cluster = ?1",
     "DELETE FROM departed WHERE cluster = ?1",
+    "DELETE FROM signatures WHERE cluster = ?1",
     "DELETE FROM members WHERE cluster = ?1",
     "DELETE FROM terms WHERE cluster = ?1",
     "DELETE FROM clusters WHERE id = ?1",
@@ -172,16 +179,33 @@ fn write_seat(connection: &Connection, cluster: &Cluster, rank: usize) -> rusqli
     match cluster.seats.get(rank) {
         Some(Seat::Left(member)) => {
             write_member(connection, &cluster.id, rank, member)?;
+            write_signature(connection, place, member)?;
             put(connection, UPSERT_DEPARTED, &place)
         }
         Some(Seat::Present(member)) => {
             run(connection, DELETE_DEPARTED, &place)?;
-            write_member(connection, &cluster.id, rank, member)
+            write_member(connection, &cluster.id, rank, member)?;
+            write_signature(connection, place, member)
         }
         Some(Seat::Free) | None => {
             run(connection, DELETE_DEPARTED, &place)?;
+            run(connection, DELETE_SIGNATURE, &place)?;
             run(connection, DELETE_MEMBER, &place)
         }
+    }
+}
+
+fn write_signature(
+    connection: &Connection,
+    [cluster, rank]: [ValueRef<'_>; 2],
+    member: &Member,
+) -> rusqlite::Result<()> {
+    match &member.entry_signature {
+        Some(over) => {
+            let values = [cluster, rank, ValueRef::Blob(over.as_bytes())];
+            put(connection, UPSERT_SIGNATURE, &values)
+        }
+        None => run(connection, DELETE_SIGNATURE, &[cluster, rank]),
     }
 }
 
@@ -288,7 +312,7 @@ pub(crate) fn read_cluster(row: &Row<'_>) -> Result<Cluster, Problem> {
     Ok(cluster)
 }
 
-/// Reads a row of [`SELECT_MEMBERS`]: the cluster, the rank in it, and who holds it.
+/// Reads a row of [`SELECT_MEMBERS`]: the cluster, the rank in it, and who holds it, not yet signed.
 pub(crate) fn read_member(row: &Row<'_>) -> Result<(ClusterId, usize, Member), Problem> {
     verify(row, 10)?;
     let rank = within(integer(row, 1)?, 0, CLUSTER_SIZE_MAX - 1)?;
@@ -300,6 +324,7 @@ pub(crate) fn read_member(row: &Row<'_>) -> Result<(ClusterId, usize, Member), P
         comms_key: key(row, 5, 6)?,
         sig_key: key(row, 7, 8)?,
         endpoints: endpoints.map(parse).collect::<Result<_, _>>()?,
+        entry_signature: None,
     };
     Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize, member))
 }
@@ -344,6 +369,21 @@ pub(crate) fn read_departed(row: &Row<'_>) -> Result<(ClusterId, usize), Problem
     verify(row, 2)?;
     let rank = within(integer(row, 1)?, 0, CLUSTER_SIZE_MAX - 1)?;
     Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize))
+}
+
+/// Reads a row of [`SELECT_SIGNATURES`]: the cluster, and the rank whose holder has signed its entry.
+pub(crate) fn read_signature(row: &Row<'_>) -> Result<(ClusterId, usize, EntrySignature), Problem> {
+    verify(row, 3)?;
+    let rank = within(integer(row, 1)?, 0, CLUSTER_SIZE_MAX - 1)?;
+    let signature = blob(row, 2)?;
+    let wrong = || {
+        format!(
+            "a signature has {SIGNATURE_BYTES_MIN} to {SIGNATURE_BYTES_MAX} bytes, got {}",
+            signature.len()
+        )
+    };
+    let signature = EntrySignature::new(signature).ok_or_else(wrong)?;
+    Ok((ClusterId::from_bytes(bytes(row, 0)?), rank as usize, signature))
 }
 
 /// Reads a row of [`SELECT_EXPELLED`]: the cluster, and the key.

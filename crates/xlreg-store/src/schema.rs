@@ -62,7 +62,8 @@ CREATE TABLE members (
 /// rows and checksums stay as they are. Times are milliseconds since 1970, an `idle` is milliseconds.
 ///
 /// A cluster without `terms` is one of version 1: nobody's, open, and without an end. A rank that has
-/// no row in `members` is free. `retirements` tells between which rows of `nodes` each one happened,
+/// no row in `members` is free, and a member that has none in `signatures` has not signed its entry.
+/// `retirements` tells between which rows of `nodes` each one happened,
 /// and a token's `place` in which order the tokens of its cluster were issued.
 const VERSION_2: &str = "
 CREATE TABLE terms (
@@ -81,6 +82,15 @@ CREATE TABLE terms (
 CREATE TABLE departed (
     cluster BLOB NOT NULL,
     rank INTEGER NOT NULL,
+    sum INTEGER NOT NULL,
+    PRIMARY KEY (cluster, rank),
+    FOREIGN KEY (cluster, rank) REFERENCES members (cluster, rank)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE signatures (
+    cluster BLOB NOT NULL,
+    rank INTEGER NOT NULL,
+    signature BLOB NOT NULL CHECK (length(signature) BETWEEN 256 AND 512),
     sum INTEGER NOT NULL,
     PRIMARY KEY (cluster, rank),
     FOREIGN KEY (cluster, rank) REFERENCES members (cluster, rank)

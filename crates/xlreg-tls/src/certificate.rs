@@ -291,7 +291,7 @@ impl PublicKeyData for RsaSigner<'_> {
 
 impl SigningKey for RsaSigner<'_> {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.sign_certificate(&[message]).map_err(|_| rcgen::Error::RemoteKeyError)
+        self.0.sign_pkcs1(&[message]).map_err(|_| rcgen::Error::RemoteKeyError)
     }
 }
 

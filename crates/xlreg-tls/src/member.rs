@@ -191,6 +191,7 @@ mod tests {
             comms_key: key.public().clone(),
             sig_key: key.public().clone(),
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
+            entry_signature: None,
         }
     }
 

@@ -114,7 +114,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Tells a cluster that the member of `identity`'s name is reached elsewhere now.
+    /// Tells a cluster that the member of `identity`'s name is reached elsewhere now, and signs that.
     ///
     /// # Errors
     /// As [`Self::leave`].
@@ -124,13 +124,10 @@ impl Registry {
         cluster: &ClusterKey,
         endpoints: &[Endpoint],
     ) -> Result<(), Error> {
-        let request = v2::UpdateEndpointsRequest {
-            cluster: Some(convert::cluster_ref(cluster)),
-            name: identity.name().to_string(),
-            endpoints: endpoints.iter().map(ToString::to_string).collect(),
-        };
-        let call = async |mut client: Client, request| client.update_endpoints(request).await;
-        self.once(identity, "way to change endpoints", "UpdateEndpoints", call, request).await?;
+        self.need_modern("way to change endpoints")?;
+        let line = self.line(identity).await?;
+        self.relocate(&line, identity, cluster, endpoints).await?;
+        line.close().await;
         Ok(())
     }
 

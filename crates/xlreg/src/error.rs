@@ -16,6 +16,7 @@ use xlreg_proto::hello::ReplyError;
 use xlreg_proto::keys::KeyError;
 use xlreg_proto::message::MessageError;
 use xlreg_proto::text::TextError;
+use xlreg_proto::text::roster::Finding;
 use xlreg_tls::TlsError;
 
 use crate::wire::Wire;
@@ -420,6 +421,12 @@ pub enum Problem {
     /// It has a field that is missing or malformed.
     #[error("it is malformed: {0}")]
     Field(String),
+    /// It is no signed roster.
+    #[error(transparent)]
+    SignedRoster(TextError),
+    /// It is a signed roster that does not hold.
+    #[error("the signed roster does not hold: {0}")]
+    Finding(Finding),
     /// It says something that cannot be.
     #[error("{0}")]
     Absurd(&'static str),

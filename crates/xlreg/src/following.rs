@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio::try_join;
 use tonic::Streaming;
 use tracing::debug;
 use xlreg_api::{TokenSecret, convert, v2};
 use xlreg_core::cluster::{Event, EventKind, Gone};
-use xlreg_core::{Cluster, ClusterKey, Endpoint, NodeId, Refusal};
+use xlreg_core::{Cluster, ClusterId, ClusterKey, Endpoint, Member, NodeId, Refusal};
 
 use crate::error::{Error, Incomplete, Reason};
 use crate::identity::Identity;
@@ -17,6 +18,7 @@ use crate::modern::{Client, Line};
 use crate::pause::Pause;
 use crate::registry::{Registry, malformed};
 use crate::roster::Roster;
+use crate::signing::cluster_id;
 
 /// The longest that we let a registry keep us waiting when it asks to be left alone.
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -147,13 +149,18 @@ impl Follower {
         registry: Registry,
         identity: Identity,
         key: ClusterKey,
+        cluster: Option<ClusterId>,
         endpoints: Vec<Endpoint>,
         token: Option<TokenSecret>,
     ) -> Result<Self, Error> {
         let line = registry.line(&identity).await?;
-        let id = registry.register_on(&line, &identity).await?;
+        let find = async || match cluster {
+            Some(id) => Ok(id),
+            None => cluster_id(&line, &key, "JoinCluster").await,
+        };
+        let (id, cluster) = try_join!(registry.register_on(&line, &identity), find())?;
         let joining = Joining { endpoints, token, id };
-        let known = join(&line, &identity, &key, &joining).await?;
+        let known = join(&registry, &line, &identity, &cluster, &joining).await?;
         Ok(Self::new(registry, identity, key, Some(joining), line, known))
     }
 
@@ -342,10 +349,11 @@ impl Follower {
     async fn join_again(&mut self) -> Result<bool, Error> {
         self.connected().await?;
         let (Some(line), Some(joining)) = (&self.line, &mut self.joining) else { return Ok(false) };
-        let joined = match join(line, &self.identity, &self.key, joining).await {
+        let cluster = cluster_id(line, &self.key, "JoinCluster").await?;
+        let joined = match join(&self.registry, line, &self.identity, &cluster, joining).await {
             Err(error) if error.is_refusal(Refusal::NotRegistered) => {
                 joining.id = self.registry.register_on(line, &self.identity).await?;
-                join(line, &self.identity, &self.key, joining).await
+                join(&self.registry, line, &self.identity, &cluster, joining).await
             }
             joined => joined,
         };
@@ -447,24 +455,37 @@ impl Follower {
     }
 }
 
-async fn get(line: &Line, key: &ClusterKey) -> Result<Cluster, Error> {
+pub(crate) async fn get(line: &Line, key: &ClusterKey) -> Result<Cluster, Error> {
     let request = v2::GetClusterRequest { cluster: Some(convert::cluster_ref(key)) };
     let call = async |mut client: Client, request| client.get_cluster(request).await;
     let answer = line.ask("GetCluster", call, request).await?;
     read(answer.cluster.as_ref(), "GetCluster")
 }
 
+/// Joins by the cluster's ID, which our signature is over.
 async fn join(
+    registry: &Registry,
     line: &Line,
     identity: &Identity,
-    key: &ClusterKey,
+    cluster: &ClusterId,
     joining: &Joining,
 ) -> Result<Cluster, Error> {
+    let entry = Member {
+        id: joining.id,
+        name: identity.name().clone(),
+        attrs: 0,
+        comms_key: identity.comms_key().clone(),
+        sig_key: identity.sig_key().clone(),
+        endpoints: joining.endpoints.clone(),
+        entry_signature: None,
+    };
+    let signature = registry.sign_entry(identity, cluster, &entry).await?;
     let request = v2::JoinClusterRequest {
-        cluster: Some(convert::cluster_ref(key)),
-        name: identity.name().to_string(),
-        endpoints: joining.endpoints.iter().map(ToString::to_string).collect(),
-        attributes: 0,
+        cluster: Some(convert::cluster_ref(&ClusterKey::Id(*cluster))),
+        name: entry.name.to_string(),
+        endpoints: entry.endpoints.iter().map(ToString::to_string).collect(),
+        attributes: entry.attrs,
+        entry_signature: signature.as_bytes().to_vec(),
         node_id: joining.id.as_bytes().to_vec(),
         token: joining.token.as_ref().map_or_else(String::new, |token| token.as_str().to_owned()),
     };

@@ -96,7 +96,9 @@ impl Registry {
         Error::unless_as_asked(new, &made)?;
         let key = ClusterKey::Name(new.name.clone());
         for seat in seats {
-            members.push(self.join(&seat.identity, &key, seat.endpoints.clone()).await?);
+            let endpoints = seat.endpoints.clone();
+            let member = self.join_known(&seat.identity, &key, Some(made.id), endpoints, None);
+            members.push(member.await?);
             joined(members.len());
         }
         Ok(())

@@ -4,19 +4,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
-use xlreg_core::{Endpoint, Name, NodeId, PublicKey};
+use xlreg_core::{
+    ClusterId, Endpoint, EntrySignature, Fingerprint, Member, Name, NodeId, PublicKey,
+};
 use xlreg_node::IdentityError;
 use xlreg_node::files::{self, Durability, Mode};
+use xlreg_proto::entry;
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::message::Claim;
 use xlreg_proto::text::member::MEMBER_FILE;
-use xlreg_proto::text::{Credentials, FileId, MemberFile, MemberInfo, NodeFile, Peer};
+use xlreg_proto::text::{
+    Credentials, FileId, MemberFile, MemberInfo, NodeFile, Peer, SignedRoster,
+};
 
 use crate::error::Error;
 use crate::roster::Roster;
 
 /// The roster as JSON, beside the identity.
 const ROSTER_FILE: &str = "roster.json";
+
+/// The roster as its registry signed it, beside that.
+const SIGNED_ROSTER_FILE: &str = "roster.signed";
 
 /// A node's name, ID and two RSA keys. Cheap to clone.
 ///
@@ -153,6 +161,20 @@ impl Identity {
         self.sign(Arc::clone(self.inner.comms_key()), statement).await
     }
 
+    /// Signs what a roster is to say of it, off the async threads.
+    pub(crate) async fn sign_entry(
+        &self,
+        registry: Fingerprint,
+        cluster: ClusterId,
+        entry: Member,
+    ) -> Result<EntrySignature, Error> {
+        let key = Arc::clone(self.inner.sig_key());
+        let sign = move || entry::sign(&key, &registry, &cluster, &entry);
+        let signed = spawn_blocking(sign).await.expect("signing does not panic");
+        let name = self.name().clone();
+        Ok(signed.map_err(|source| IdentityError::Key { name, source })?)
+    }
+
     async fn sign(&self, key: Arc<PrivateKey>, statement: Vec<u8>) -> Result<Vec<u8>, Error> {
         let signed = spawn_blocking(move || key.sign_pss(&[&statement])).await;
         let signed = signed.expect("signing does not panic");
@@ -185,6 +207,28 @@ impl Identity {
             Ok(path)
         };
         spawn_blocking(write).await.expect("writing files does not panic")
+    }
+
+    /// Keeps a signed roster below `dir`, as `roster.signed`; without one, removes what was kept there
+    /// of an earlier roster. Returns its path.
+    ///
+    /// # Errors
+    /// [`Error::Identity`] if the file can't be written or removed.
+    pub async fn keep_signed_roster(
+        &self,
+        dir: &Path,
+        roster: Option<&SignedRoster>,
+    ) -> Result<PathBuf, Error> {
+        let text = roster.map(SignedRoster::to_text);
+        let (path, durability) = (dir.join(SIGNED_ROSTER_FILE), self.inner.durability());
+        let keep = move || {
+            match text {
+                Some(text) => write(&path, text.as_bytes(), Mode::Public, durability)?,
+                None => remove(&path, durability)?,
+            }
+            Ok(path)
+        };
+        spawn_blocking(keep).await.expect("writing files does not panic")
     }
 
     /// What the original library keeps of a membership.
@@ -224,6 +268,12 @@ impl From<Identity> for xlreg_node::Identity {
     fn from(identity: Identity) -> Self {
         identity.inner
     }
+}
+
+fn remove(path: &Path, durability: Durability) -> Result<(), Error> {
+    files::remove_with(path, durability).map_err(|source| {
+        IdentityError::File { doing: "removing", path: path.to_owned(), source }.into()
+    })
 }
 
 fn write(path: &Path, content: &[u8], mode: Mode, durability: Durability) -> Result<(), Error> {

@@ -33,6 +33,7 @@
 //! | [`invitations`] | from a line of text to a registry, and back |
 //! | [`rotation`] | putting other keys in the place of a node's |
 //! | [`forming`] | a whole cluster at once, for launchers and tests |
+//! | [`signing`] | members' own signatures, and the rosters that registries sign |
 //! | [`roster`] | who is in a cluster, complete or not yet |
 //! | [`wire`] | what a registry is spoken to over |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
@@ -66,6 +67,7 @@ pub mod registry;
 pub mod roster;
 pub mod rotation;
 mod secure;
+pub mod signing;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokens;
@@ -88,10 +90,11 @@ pub use xlreg_api::v2::ErrorReason;
 pub use xlreg_api::{Fault, Invitation, TokenSecret};
 pub use xlreg_core::cluster::{Event, EventKind, Gone, NewCluster};
 pub use xlreg_core::{
-    Cluster, ClusterId, ClusterKey, Endpoint, Fingerprint, Lifetime, Member, Name, NodeId, Policy,
-    PublicKey, TokenId, Version,
+    Cluster, ClusterId, ClusterKey, Endpoint, EntrySignature, Fingerprint, Lifetime, Member, Name,
+    NodeId, Policy, PublicKey, TokenId, Version,
 };
 pub use xlreg_node::files::Durability;
 pub use xlreg_proto::channel::Dialect;
 pub use xlreg_proto::keys::PrivateKey;
-pub use xlreg_proto::text::Credentials;
+pub use xlreg_proto::text::roster::{Expected, Finding, SignedRoster, Verdict};
+pub use xlreg_proto::text::{Credentials, TextError};

@@ -9,7 +9,9 @@ use tonic::{Request as Call, Response as Answer, Status};
 use xlreg_api::fault::Fault;
 use xlreg_api::{TokenSecret, convert, proof, v2};
 use xlreg_core::cluster::NewCluster;
-use xlreg_core::{Cluster, ClusterKey, Endpoint, Lifetime, NodeId, Policy, Refusal, Time, Version};
+use xlreg_core::{
+    Cluster, ClusterId, ClusterKey, Endpoint, Lifetime, NodeId, Policy, Refusal, Time, Version,
+};
 use xlreg_node::files;
 use xlreg_proto::channel::Dialect;
 use xlreg_proto::message::{Entry, Reply, Request};
@@ -130,6 +132,7 @@ impl Registry {
             comms_key: convert::key("comms_key", &told.comms_key).map_err(bad)?,
             sig_key: convert::key("sig_key", &told.sig_key).map_err(bad)?,
             endpoints: convert::endpoints(&told.endpoints).map_err(bad)?,
+            entry_signature: None,
         };
         Ok((convert::text("version", &told.version).map_err(bad)?, Arc::new(entry)))
     }
@@ -218,7 +221,8 @@ impl Registry {
         read(answer.cluster.as_ref(), NAME)
     }
 
-    /// Makes `identity` a member of a cluster, reached at `endpoints`.
+    /// Makes `identity` a member of a cluster, reached at `endpoints`. By the modern door it signs that
+    /// entry.
     ///
     /// Joining again with the same name and keys gives the same rank.
     ///
@@ -246,10 +250,22 @@ impl Registry {
         endpoints: Vec<Endpoint>,
         token: Option<&TokenSecret>,
     ) -> Result<Membership, Error> {
+        self.join_known(identity, cluster, None, endpoints, token).await
+    }
+
+    /// The same of a cluster whose ID is known beside its name.
+    pub(crate) async fn join_known(
+        &self,
+        identity: &Identity,
+        cluster: &ClusterKey,
+        id: Option<ClusterId>,
+        endpoints: Vec<Endpoint>,
+        token: Option<&TokenSecret>,
+    ) -> Result<Membership, Error> {
         let Some(dialect) = self.wire.dialect() else {
             let (registry, identity) = (self.clone(), identity.clone());
             let (key, token) = (cluster.clone(), token.cloned());
-            let follower = Follower::join(registry, identity, key, endpoints, token).await?;
+            let follower = Follower::join(registry, identity, key, id, endpoints, token).await?;
             return Ok(Membership(Seen::Modern(Box::new(follower))));
         };
         if token.is_some() {

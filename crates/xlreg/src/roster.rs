@@ -7,8 +7,8 @@ use xlreg_core::{Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Policy, 
 
 /// A cluster and its members in the order of their ranks; the same for all who hold it.
 ///
-/// Two rosters are equal if they are of one cluster and have the same members at the same ranks,
-/// whatever else [`About`] tells: a registry does not tell everything to everyone.
+/// Two rosters are equal if they are of one cluster and have the same members at the same ranks, signed
+/// or not, whatever else [`About`] tells: a registry does not tell everything to everyone.
 #[derive(Clone, Debug)]
 pub struct Roster {
     /// The cluster's name; original registries tell it only to those who knew it already.
@@ -47,10 +47,12 @@ pub struct About {
 impl PartialEq for Roster {
     fn eq(&self, other: &Self) -> bool {
         let key = |roster: &Self| (roster.id, roster.size, roster.attrs, roster.endpoint_count);
+        let mut pairs = self.members.iter().zip(&other.members);
         key(self) == key(other)
             && self.name == other.name
             && self.ranks == other.ranks
-            && self.members == other.members
+            && self.members.len() == other.members.len()
+            && pairs.all(|(one, other)| one.is_like(other))
     }
 }
 

@@ -14,7 +14,8 @@ use crate::registry::Registry;
 impl Registry {
     /// Puts other keys in the place of `identity`'s. Its ID, its ranks and its clusters stay, and
     /// the members of each hear of the new keys. The old sig key is of no use at this registry from
-    /// then on. Returns the node with its new keys.
+    /// then on. Then it signs its entries in these clusters anew, as [`Self::sign_entries`] does; if
+    /// that fails, it is logged, and can be called again. Returns the node with its new keys.
     ///
     /// Of an identity that is kept on disk the new keys are there, in `.xlattice/node.config.next`,
     /// before the registry hears of them, and take the old ones' place after its answer. If this
@@ -49,6 +50,7 @@ impl Registry {
         }
         let inner = xlreg_node::Identity::from(next.clone());
         blocking(move || inner.promote()).await?;
+        self.try_sign_entries(&next).await;
         Ok(next)
     }
 

@@ -29,7 +29,9 @@ pub fn decide(command: &Command, now: Time, view: &impl View) -> Result<Decision
         Command::Create { new, owner, fresh, strict } => rules.create(new, owner, fresh, *strict),
         Command::Join { cluster, member, admission } => rules.join(cluster, member, admission),
         Command::Leave { cluster, who } => rules.leave(cluster, who),
-        Command::Move { cluster, who, endpoints } => rules.relocate(cluster, who, endpoints),
+        Command::Move { cluster, who, endpoints, signed } => {
+            rules.relocate(cluster, who, endpoints, signed.as_ref())
+        }
         Command::Expel { cluster, by, member } => rules.expel(cluster, by, member),
         Command::Delete { cluster, by } => rules.delete(cluster, by),
         Command::IssueToken { cluster, by, token } => rules.issue(cluster, by, token),
@@ -135,10 +137,14 @@ impl<V: View> Rules<'_, V> {
         let mut ranks = Vec::new();
         for rank in before.ranks_of(old) {
             let Some(known) = before.seats.get(rank) else { continue };
-            let renewed = |member: Arc<Member>| {
-                let mut member = Member::clone(&member);
+            let renewed = |known: Arc<Member>| {
+                let mut member = Member::clone(&known);
                 member.sig_key = sig_key.cloned().unwrap_or(member.sig_key);
                 member.comms_key = comms_key.cloned().unwrap_or(member.comms_key);
+                if !member.is_like(&known) {
+                    // It was over the old keys.
+                    member.entry_signature = None;
+                }
                 Arc::new(member)
             };
             let seat = match known.clone() {
@@ -216,7 +222,8 @@ impl<V: View> Rules<'_, V> {
         Ok(Decision { outcome: Outcome::Created { cluster, new: true }, changes })
     }
 
-    /// A member that is there already with these very words changes nothing.
+    /// A member that is there already with these very words changes nothing, also if it does not sign
+    /// them again.
     fn join(
         &self,
         key: &ClusterKey,
@@ -231,6 +238,7 @@ impl<V: View> Rules<'_, V> {
         let cluster = self.live(key)?;
         let (rank, token) = cluster.admit(member, admission, self.now)?;
         let before = cluster.seats.get(rank).unwrap_or(&Seat::Free);
+        let member = &signed_before(member, before);
         if before.present() == Some(member) {
             return Ok(Decision::nothing_new(Outcome::Joined { cluster, rank }));
         }
@@ -280,19 +288,29 @@ impl<V: View> Rules<'_, V> {
         key: &ClusterKey,
         who: &Who,
         endpoints: &[Endpoint],
+        signed: Option<&Arc<Member>>,
     ) -> Result<Decision, Refusal> {
         let cluster = self.live(key)?;
         cluster.check_endpoints(endpoints.len())?;
         let rank = self.rank_of(&cluster, who)?;
-        let Some(Seat::Present(member)) = cluster.seats.get(rank) else {
+        let Some(before @ Seat::Present(member)) = cluster.seats.get(rank) else {
             return Err(Refusal::NotAMember);
         };
-        if member.endpoints == endpoints {
+        let moved = Member {
+            endpoints: endpoints.to_vec(),
+            entry_signature: None,
+            ..Member::clone(member)
+        };
+        let moved = match signed {
+            // It may have become another since its holder looked at it, and signed.
+            Some(signed) if !signed.is_like(&moved) => return Err(Refusal::EntryDiffers),
+            Some(signed) => Arc::clone(signed),
+            None => signed_before(&Arc::new(moved), before),
+        };
+        if moved == *member {
             return Ok(Decision::nothing_new(Outcome::Changed(cluster)));
         }
-        let member = Member { endpoints: endpoints.to_vec(), ..Member::clone(member) };
-        let seat = Seat::Present(Arc::new(member));
-        Ok(self.reseat(&cluster, rank, seat, EventKind::Updated))
+        Ok(self.reseat(&cluster, rank, Seat::Present(moved), EventKind::Updated))
     }
 
     /// One rank becomes something else, by whoever holds it.
@@ -417,17 +435,21 @@ impl<V: View> Rules<'_, V> {
     /// The one rank that is meant.
     fn rank_of(&self, cluster: &Cluster, who: &Who) -> Result<usize, Refusal> {
         self.not_retired(&who.sig_key)?;
-        let named = |rank: &usize| {
-            let holder = cluster.seats.get(*rank).and_then(Seat::holder);
-            who.name.as_ref().is_none_or(|name| holder.is_some_and(|held| held.name == *name))
-        };
-        let mut ranks = cluster.ranks_of(&who.sig_key).filter(named);
-        let rank = ranks.next().ok_or(Refusal::NotAMember)?;
-        if ranks.next().is_some() { Err(Refusal::WhichMember) } else { Ok(rank) }
+        cluster.entry_of(who).map(|(rank, _)| rank)
     }
 
     fn not_retired(&self, key: &Fingerprint) -> Result<(), Refusal> {
         if self.view.key(key).is_retired() { Err(Refusal::KeyRetired) } else { Ok(()) }
+    }
+}
+
+/// A member with the signature that its entry had before, if it brings none and says the same.
+fn signed_before(member: &Arc<Member>, before: &Seat) -> Arc<Member> {
+    match before.holder() {
+        Some(known) if member.entry_signature.is_none() && known.is_like(member) => {
+            Arc::clone(known)
+        }
+        _ => Arc::clone(member),
     }
 }
 

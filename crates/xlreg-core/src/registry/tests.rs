@@ -1,6 +1,7 @@
 //! The rules, one by one, then against random sequences of commands.
 
 use std::collections::{BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -9,7 +10,7 @@ use super::*;
 use crate::admission::TokenProof;
 use crate::cluster::EventKind;
 use crate::limits::{CLUSTER_EVENTS_MAX, CLUSTER_TOKENS_MAX};
-use crate::{Lifetime, Policy, Seat, Time};
+use crate::{EntrySignature, Lifetime, Policy, Seat, Time};
 
 fn node_id(n: u8) -> NodeId {
     NodeId::from_bytes([n; 20])
@@ -32,7 +33,20 @@ fn member(id: u8, text: &str, sig: u8, endpoints: usize) -> Arc<Member> {
         comms_key: key(sig),
         sig_key: key(sig),
         endpoints,
+        entry_signature: None,
     })
+}
+
+/// What stands for the one signature that this entry can have.
+fn signature(member: &Member) -> EntrySignature {
+    let Member { id, name, attrs, comms_key, sig_key, endpoints, .. } = member;
+    let mut hasher = DefaultHasher::new();
+    (id, name, attrs, comms_key, sig_key, endpoints).hash(&mut hasher);
+    EntrySignature::new(&hasher.finish().to_be_bytes().repeat(32)).unwrap()
+}
+
+fn signed(member: &Member) -> Arc<Member> {
+    Arc::new(Member { entry_signature: Some(signature(member)), ..member.clone() })
 }
 
 /// A registry that takes commands one at a time, as a store without a disk would.
@@ -234,6 +248,70 @@ fn coming_back_unchanged_changes_nothing() {
         admission: Admission::Key,
     };
     assert_eq!(decide(&command, bench.1, &bench.0).unwrap().changes, []);
+}
+
+#[test]
+fn an_entrys_signature_stays_as_long_as_the_entry_does() {
+    let mut bench = Bench::default();
+    bench.alpha_of_three();
+    let plain = member(1, "m1", 1, 1);
+    let has = |bench: &Bench| bench.alpha().member(&node_id(1)).unwrap().1.entry_signature.clone();
+    assert_eq!(has(&bench), None);
+    // To sign what is there already is a change, and told; to sign it again is none.
+    let whole = signed(&plain);
+    bench.join("alpha", &whole).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (whole.entry_signature.clone(), 4));
+    let told = bench.alpha().events_after(3).unwrap()[0].clone();
+    assert_eq!((told.kind, &told.member), (EventKind::Updated, &whole));
+    bench.join("alpha", &whole).unwrap();
+    // Nor is to come back without it, or to leave and return.
+    bench.join("alpha", &plain).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (whole.entry_signature.clone(), 4));
+    bench.leave(1).unwrap();
+    bench.join("alpha", &plain).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (whole.entry_signature.clone(), 6));
+    // Whoever says something else without signing it has signed nothing.
+    bench.join("alpha", &member(1, "m1", 1, 2)).unwrap();
+    assert_eq!(has(&bench), None);
+    bench.join("alpha", &whole).unwrap();
+    assert!(has(&bench).is_some());
+    // Other keys, and then the very same once more.
+    bench.rotate(1, 50).unwrap();
+    assert_eq!(has(&bench), None);
+    let alpha = bench.alpha();
+    let renewed = alpha.member(&node_id(1)).unwrap().1;
+    bench.join("alpha", &signed(renewed)).unwrap();
+    let same = Command::Rotate { old: key(50).fingerprint(), sig_key: None, comms_key: None };
+    bench.run(&same).unwrap();
+    assert!(has(&bench).is_some());
+}
+
+#[test]
+fn who_moves_signs_the_entry_that_comes_of_it_or_none() {
+    let mut bench = Bench::default();
+    bench.alpha_of_three();
+    let at = |endpoints| member(1, "m1", 1, endpoints);
+    let relocate = |bench: &mut Bench, endpoints, signed: Option<Arc<Member>>| {
+        let endpoints = at(endpoints).endpoints.clone();
+        let (cluster, who) = (by_name("alpha"), who(1, None));
+        bench.run(&Command::Move { cluster, who, endpoints, signed })
+    };
+    let has = |bench: &Bench| bench.alpha().member(&node_id(1)).unwrap().1.entry_signature.clone();
+    relocate(&mut bench, 2, Some(signed(&at(2)))).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (Some(signature(&at(2))), 4));
+    // To stay where one is keeps it, signed again or not.
+    relocate(&mut bench, 2, Some(signed(&at(2)))).unwrap();
+    relocate(&mut bench, 2, None).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (Some(signature(&at(2))), 4));
+    for other in [at(1), member(9, "m1", 1, 3), member(1, "m9", 1, 3), member(1, "m1", 9, 3)] {
+        let moved = relocate(&mut bench, 3, Some(signed(&other)));
+        assert_eq!(moved, Err(Refusal::EntryDiffers), "{other:?}");
+    }
+    assert_eq!(bench.alpha().revision, 4);
+    relocate(&mut bench, 3, None).unwrap();
+    assert_eq!((has(&bench), bench.alpha().revision), (None, 5));
+    bench.leave(1).unwrap();
+    assert_eq!(relocate(&mut bench, 3, Some(signed(&at(3)))), Err(Refusal::NotAMember));
 }
 
 #[test]
@@ -643,17 +721,21 @@ fn any_of_nodes() -> impl Strategy<Value = Command> {
         Just(Admission::Key),
         (0u8..3).prop_map(|n| token(n, n))
     ];
-    let join = (any_cluster(), 0u8..6, 0u8..5, 0u8..8, 0usize..4, admission);
-    let join = join.prop_map(|(cluster, id, n, sig, ends, admission)| Command::Join {
-        cluster,
-        member: member(id, &format!("m{n}"), sig, ends),
-        admission,
+    let join = (any_cluster(), 0u8..6, 0u8..5, 0u8..8, 0usize..4, admission, any::<bool>());
+    let join = join.prop_map(|(cluster, id, n, sig, ends, admission, signs)| {
+        let plain = member(id, &format!("m{n}"), sig, ends);
+        Command::Join { cluster, member: if signs { signed(&plain) } else { plain }, admission }
     });
-    let leave = (any_cluster(), 0u8..8, 0u8..5, any::<bool>(), any::<bool>());
-    let leave = leave.prop_map(|(cluster, sig, n, named, leaves)| {
+    let leave = (any_cluster(), 0u8..8, 0u8..5, any::<bool>(), any::<bool>(), any::<bool>());
+    let leave = leave.prop_map(|(cluster, sig, n, named, leaves, signs)| {
         let who = who(sig, named.then(|| name(&format!("m{n}"))));
-        let endpoints = member(90, "m", 0, usize::from(n)).endpoints.clone();
-        let relocate = Command::Move { cluster: cluster.clone(), who: who.clone(), endpoints };
+        let to = member(sig, &format!("m{n}"), sig, usize::from(n));
+        let relocate = Command::Move {
+            cluster: cluster.clone(),
+            who: who.clone(),
+            endpoints: to.endpoints.clone(),
+            signed: signs.then(|| signed(&to)),
+        };
         if leaves { Command::Leave { cluster, who } } else { relocate }
     });
     prop_oneof![2 => register, 1 => rotate, 5 => join, 2 => leave]
@@ -701,7 +783,8 @@ fn any_command() -> impl Strategy<Value = (u64, Command)> {
     (0u64..4, prop_oneof![any_of_nodes(), any_of_owners()])
 }
 
-/// Whoever holds a rank holds it with a name and a place of its own, and is not shut out.
+/// Whoever holds a rank holds it with a name and a place of its own, and has signed what it says, if
+/// anything.
 fn check_roster(cluster: &Cluster) -> Result<(), TestCaseError> {
     prop_assert!(cluster.seats.len() <= cluster.size as usize);
     prop_assert_ne!(cluster.seats.last(), Some(&Seat::Free));
@@ -709,6 +792,10 @@ fn check_roster(cluster: &Cluster) -> Result<(), TestCaseError> {
     let names: HashSet<_> = holders.iter().map(|member| &member.name).collect();
     let ids: HashSet<_> = holders.iter().map(|member| member.id).collect();
     prop_assert_eq!((names.len(), ids.len()), (holders.len(), holders.len()));
+    for member in &holders {
+        let own = signature(member);
+        prop_assert!(member.entry_signature.as_ref().is_none_or(|over| *over == own));
+    }
     prop_assert!(cluster.tokens.iter().all(|token| token.uses <= token.uses_max));
     prop_assert!(!cluster.is_complete() || cluster.life.fill_by.is_none());
     Ok(())

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 use xlreg_core::endpoint::EndpointError;
+use xlreg_core::id::IdError;
+use xlreg_core::limits::{SIGNATURE_BYTES_MAX, SIGNATURE_BYTES_MIN};
 use xlreg_core::name::NameError;
 use xlreg_core::version::VersionError;
 
@@ -100,6 +102,9 @@ pub enum ValueError {
     /// Not an ID.
     #[error(transparent)]
     Id(#[from] FileIdError),
+    /// Not an ID of today's length.
+    #[error(transparent)]
+    ShortId(#[from] IdError),
     /// Not an endpoint.
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
@@ -118,6 +123,15 @@ pub enum ValueError {
     /// Not text as a node file can hold it.
     #[error(transparent)]
     OneLine(#[from] OneLineError),
+    /// Not a point in time.
+    #[error("expected a time to the second, in UTC, such as 2026-11-24T19:23:53Z")]
+    Time,
+    /// Not as long as a signature may be.
+    #[error("a signature has {SIGNATURE_BYTES_MIN} to {SIGNATURE_BYTES_MAX} bytes, got {got}")]
+    Signature {
+        /// Bytes it has.
+        got: usize,
+    },
     /// Not a number in its range.
     #[error("expected {expected}")]
     Number {

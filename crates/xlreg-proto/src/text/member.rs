@@ -126,6 +126,7 @@ impl MemberInfo {
             comms_key: peer.comms_key,
             sig_key: peer.sig_key,
             endpoints: peer.connectors,
+            entry_signature: None,
         })
     }
 
@@ -146,7 +147,7 @@ impl MemberInfo {
         w.open("memberInfo");
         self.peer.base().write(w);
         write_connectors(w, &self.peer.connectors);
-        w.value("attrs", format_args!("0x{:016x}", self.attrs));
+        write_attrs(w, self.attrs);
         w.close();
     }
 }
@@ -191,8 +192,13 @@ fn read_old_endpoints(r: &mut Reader<'_>) -> Result<Vec<Endpoint>, TextError> {
     })
 }
 
+/// `attrs: 0x` and 16 hex digits.
+pub(super) fn write_attrs(w: &mut Writer, attrs: u64) {
+    w.value("attrs", format_args!("0x{attrs:016x}"));
+}
+
 /// `0x` and 16 hex digits.
-fn parse_attrs(text: &str) -> Result<u64, ValueError> {
+pub(super) fn parse_attrs(text: &str) -> Result<u64, ValueError> {
     let bytes = text
         .strip_prefix("0x")
         .and_then(|digits| HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok())

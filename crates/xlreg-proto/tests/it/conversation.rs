@@ -118,6 +118,7 @@ fn member(name: &str, id: u8) -> Member {
         comms_key: key().public().clone(),
         sig_key: key().public().clone(),
         endpoints: vec!["127.0.0.1:4000".parse().unwrap()],
+        entry_signature: None,
     }
 }
 

@@ -7,5 +7,6 @@
 )]
 
 mod conversation;
+mod roster;
 mod sessions;
 mod text;

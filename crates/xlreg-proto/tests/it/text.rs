@@ -237,6 +237,7 @@ fn our_member(members: usize) -> MemberFile {
         comms_key: public(0),
         sig_key: public(1),
         endpoints: vec![endpoint("a.example.org:1"); 8],
+        entry_signature: None,
     };
     MemberFile {
         node: our_node(false),

@@ -75,6 +75,7 @@ impl Host {
             comms_key: key().public().clone(),
             sig_key: key().public().clone(),
             endpoints: vec!["127.0.0.1:56789".parse().unwrap()],
+            entry_signature: None,
         });
         Self(Arc::new(Shared {
             engine: Arc::new(LocalEngine::in_memory(Limits::default())),

@@ -52,6 +52,7 @@ impl Running {
             comms_key: key().public().clone(),
             sig_key: key().public().clone(),
             endpoints: vec![address.to_string().parse().unwrap()],
+            entry_signature: None,
         });
         let identity = Identity { version: Version::CURRENT, entry };
         let keys = Keys { comms: Arc::clone(key()), sig: Arc::clone(key()) };

@@ -13,8 +13,8 @@ use xlreg_store::engine::Node;
 use xlreg_store::{Engine, StoreError};
 
 use crate::support::{
-    REGISTRY, by_name, create, find, join, key, leave, node_id, open, operator, print, register,
-    rotate, try_open, with_keys,
+    REGISTRY, by_name, create, find, join, join_signed, key, leave, node_id, open, operator, print,
+    register, rotate, try_open, with_keys,
 };
 
 const NODES: u32 = 300;
@@ -61,6 +61,8 @@ fn newer() -> Vec<Command> {
         issue(2),
         Command::Expel { cluster: by_name("gamma"), by, member: node_id(2) },
         leave("gamma", 1),
+        join_signed("beta", 1, 7),
+        join_signed("gamma", 3, 7),
         comms(3),
         comms(4),
         rotate(NODES, NODES + 1),
@@ -207,6 +209,11 @@ async fn rows_that_do_not_decode_are_named() {
                 .to_owned(),
         ),
         ("departed", "UPDATE departed SET rank = 3".to_owned()),
+        ("signatures", "UPDATE signatures SET signature = zeroblob(256)".to_owned()),
+        ("signatures", "UPDATE signatures SET rank = 60".to_owned()),
+        // The last rank of `gamma`, which has gaps.
+        ("signatures", "DELETE FROM members WHERE rank = 3".to_owned()),
+        ("signatures", "UPDATE signatures SET cluster = zeroblob(20)".to_owned()),
         ("tokens", "UPDATE tokens SET uses = 1 WHERE place = 2".to_owned()),
         ("tokens", "UPDATE tokens SET place = 3 WHERE place = 1".to_owned()),
         ("comms_keys", "UPDATE comms_keys SET print = zeroblob(32)".to_owned()),

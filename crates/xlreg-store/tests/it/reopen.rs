@@ -17,8 +17,8 @@ use xlreg_store::engine::{Listing, Node};
 use xlreg_store::{ApplyError, Clock, Engine, LocalEngine};
 
 use crate::support::{
-    REGISTRY, by_name, cluster_id, create, find, join, joined, key, leave, member, name, node_id,
-    open, print, register, rotate, with_keys, without_time,
+    REGISTRY, by_name, cluster_id, create, find, join, join_signed, joined, key, leave, member,
+    name, node_id, open, operator, print, register, rotate, signed, with_keys, without_time,
 };
 
 /// Low enough for random commands to reach.
@@ -92,18 +92,24 @@ fn any_of_nodes() -> impl Strategy<Value = Command> {
 
 /// Commands of members.
 fn any_of_members() -> impl Strategy<Value = Command> {
-    let join = (any_cluster(), 0u32..6, 0u32..5, 0..KEYS, 0usize..10, any_admission());
-    let join = join.prop_map(|(cluster, id, n, sig, endpoints, admission)| Command::Join {
-        cluster,
-        member: member(id, &format!("m{n}"), sig, endpoints),
-        admission,
+    let signature = || prop::option::of(1u8..3);
+    let join = (any_cluster(), 0u32..6, 0u32..5, 0..KEYS, 0usize..10, any_admission(), signature());
+    let join = join.prop_map(|(cluster, id, n, sig, endpoints, admission, signature)| {
+        let plain = member(id, &format!("m{n}"), sig, endpoints);
+        let member = signature.map_or(plain.clone(), |fill| signed(&plain, fill));
+        Command::Join { cluster, member, admission }
     });
     let name = prop::option::weighted(0.3, (0u32..5).prop_map(|n| name(&format!("m{n}"))));
     let who = (0..KEYS, name).prop_map(|(sig, name)| Who { sig_key: print(sig), name });
-    let act = (any_cluster(), who, any::<bool>(), 0usize..4);
-    let act = act.prop_map(|(cluster, who, leaves, ends)| {
-        let endpoints = member(90, "m", 0, ends).endpoints.clone();
-        let relocate = Command::Move { cluster: cluster.clone(), who: who.clone(), endpoints };
+    let act = (any_cluster(), who, any::<bool>(), 0u32..6, 0u32..5, 0usize..4, signature());
+    let act = act.prop_map(|(cluster, who, leaves, id, n, ends, signature)| {
+        let to = member(id, &format!("m{n}"), id, ends);
+        let relocate = Command::Move {
+            cluster: cluster.clone(),
+            who: who.clone(),
+            endpoints: to.endpoints.clone(),
+            signed: signature.map(|fill| signed(&to, fill)),
+        };
         if leaves { Command::Leave { cluster, who } } else { relocate }
     });
     prop_oneof![4 => join, 2 => act]
@@ -326,6 +332,54 @@ async fn retired_keys_and_departures_survive() {
     let node = engine.node(&print(2)).await.unwrap();
     assert_eq!(node.ids, [node_id(1), node_id(2)]);
     assert!(engine.node(&print(1)).await.unwrap().retired);
+}
+
+/// Signatures come and go with the entries that they are over.
+#[tokio::test]
+async fn signatures_of_entries_survive() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut engine = open(dir.path());
+    for command in [register(1), create("alpha", 3, 1), join("alpha", 1)] {
+        engine.apply(command).await.unwrap();
+    }
+    let plain = member(1, "node_1", 1, 1);
+    let elsewhere = Command::Move {
+        cluster: by_name("alpha"),
+        who: Who { sig_key: print(1), name: None },
+        endpoints: member(1, "node_1", 1, 2).endpoints.clone(),
+        signed: Some(signed(&member(1, "node_1", 1, 2), 3)),
+    };
+    for (command, expected) in [
+        (join("alpha", 1), None),
+        (join_signed("alpha", 1, 1), Some(1)),
+        (join_signed("alpha", 1, 2), Some(2)),
+        (join("alpha", 1), Some(2)),
+        (leave("alpha", 1), Some(2)),
+        (join("alpha", 1), Some(2)),
+        (elsewhere, Some(3)),
+        (rotate(1, 2), None),
+    ] {
+        engine.apply(command).await.unwrap();
+        let before = find(&engine, "alpha").await;
+        drop(engine);
+        engine = open(dir.path());
+        let after = find(&engine, "alpha").await;
+        assert_eq!(with_keys(&after), with_keys(&before));
+        let (_, holder) = after.member(&plain.id).unwrap();
+        let expected = expected.and_then(|fill| signed(&plain, fill).entry_signature.clone());
+        assert_eq!(holder.entry_signature, expected);
+    }
+    let by = Actor { sig_key: print(2), admin: false };
+    let expel = Command::Expel { cluster: by_name("alpha"), by, member: plain.id };
+    engine.apply(expel).await.unwrap();
+    engine.apply(join_signed("alpha", 3, 3)).await.unwrap();
+    engine.apply(Command::Delete { cluster: by_name("alpha"), by }).await.unwrap();
+    drop(engine);
+    assert_eq!(open(dir.path()).counts().members, 0);
+    let left: i64 = operator(dir.path())
+        .query_row("SELECT count(*) FROM signatures", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 0);
 }
 
 /// After closing there is one file, nothing is answered any more, and closing again is fine.

@@ -7,8 +7,8 @@ use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::Limits;
 use xlreg_core::registry::Who;
 use xlreg_core::{
-    Admission, Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, Name, NodeId, Outcome,
-    PublicKey, Time,
+    Admission, Cluster, ClusterId, ClusterKey, Command, EntrySignature, Fingerprint, Member, Name,
+    NodeId, Outcome, PublicKey, Time,
 };
 use xlreg_store::{ApplyError, Engine, LocalEngine, StoreError};
 
@@ -68,7 +68,14 @@ pub(crate) fn member(id: u32, text: &str, sig: u32, endpoints: usize) -> Arc<Mem
         comms_key: key(!sig),
         sig_key: key(sig),
         endpoints: (0..endpoints).map(endpoint).collect(),
+        entry_signature: None,
     })
+}
+
+/// The same member, with a signature; no store knows whether it is one.
+pub(crate) fn signed(member: &Member, fill: u8) -> Arc<Member> {
+    let entry_signature = EntrySignature::new(&[fill; 256]);
+    Arc::new(Member { entry_signature, ..member.clone() })
 }
 
 /// A node that brings its ID.
@@ -96,6 +103,12 @@ pub(crate) fn join(cluster: &str, number: u32) -> Command {
         member: member(number, &format!("node_{number}"), number, 1),
         admission: Admission::OldWire,
     }
+}
+
+pub(crate) fn join_signed(cluster: &str, number: u32, fill: u8) -> Command {
+    let plain = member(number, &format!("node_{number}"), number, 1);
+    let (cluster, member) = (by_name(cluster), signed(&plain, fill));
+    Command::Join { cluster, member, admission: Admission::Key }
 }
 
 pub(crate) fn leave(cluster: &str, number: u32) -> Command {

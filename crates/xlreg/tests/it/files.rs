@@ -1,5 +1,7 @@
 //! What a member keeps: the roster as JSON, and as the original library keeps it.
 
+use std::sync::Arc;
+
 use xlreg::{Error, Identity};
 use xlreg_core::Member;
 use xlreg_proto::text::MemberFile;
@@ -32,8 +34,9 @@ async fn a_kept_roster_reads_back_as_the_same_members() {
     let kept = MemberFile::parse(&text).unwrap();
     let members: Vec<Member> =
         kept.members.iter().map(|member| member.to_member().unwrap()).collect();
-    let expected: Vec<Member> = roster.members.iter().map(|member| Member::clone(member)).collect();
-    assert_eq!(members, expected);
+    // That file has no place for signatures.
+    let plain = |member: &Arc<Member>| Member { entry_signature: None, ..Member::clone(member) };
+    assert_eq!(members, roster.members.iter().map(plain).collect::<Vec<_>>());
     assert_eq!((kept.cluster_name, kept.cluster_id.cluster_id()), (name("alpha"), Some(roster.id)));
     assert_eq!((kept.cluster_max_size, kept.endpoint_count, kept.self_index), (2, 1, 1));
     assert_eq!((kept.node.name, kept.node.id.node_id()), (name("me"), me.id()));

@@ -16,6 +16,7 @@ mod refusals;
 mod restart;
 mod rotating;
 mod showing;
+mod signing;
 mod support;
 mod tunnel;
 mod watching;

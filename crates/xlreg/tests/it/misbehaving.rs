@@ -31,6 +31,7 @@ fn entry(rank: u8) -> Entry {
         comms_key: key().public().clone(),
         sig_key: key().public().clone(),
         endpoints: vec![endpoint(4000)],
+        entry_signature: None,
     })
 }
 

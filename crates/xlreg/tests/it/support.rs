@@ -111,6 +111,7 @@ impl Running {
                 comms_key: key().public().clone(),
                 sig_key: key().public().clone(),
                 endpoints: vec![endpoint(4000)],
+                entry_signature: None,
             };
             let cluster = ClusterKey::Name(cluster.clone());
             let member = Arc::new(member);

@@ -88,6 +88,7 @@ async fn what_nobody_remembers_comes_as_a_snapshot() {
             cluster: alpha.clone(),
             who: Who { sig_key: a.sig_key().fingerprint(), name: None },
             endpoints: vec![endpoint(port)],
+            signed: None,
         };
         server.engine.apply(move_it).await.unwrap();
     }
