@@ -229,6 +229,7 @@ fn places(roster: &Roster, dir: &Path) -> Places {
         id: member.id,
         endpoints: member.endpoints.clone(),
         dir: dir.to_owned(),
+        tls: None,
     });
     Places {
         cluster: roster.title(),

@@ -35,7 +35,7 @@ pub use client::{ClientTls, Pin, presented_root};
 pub use error::{
     ClientRefused, ServerRefused, TlsError, WrongKey, client_refused, server_refused, wrong_key,
 };
-pub use member::{member_certificate, roster_bundle};
+pub use member::{member_certificate, roster_bundle, stock_client};
 pub use server::{ServerTls, peer_key};
 
 /// The one application protocol that is spoken inside: HTTP/2, and on it gRPC.

@@ -31,13 +31,16 @@ use rcgen::{
     GeneralSubtree, IsCa, Issuer, KeyUsagePurpose, NameConstraints, PKCS_RSA_SHA256, PublicKeyData,
     SanType, SignatureAlgorithm, date_time_ymd,
 };
-use rustls_pki_types::CertificateDer;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer};
 use xlreg_core::{Member, PublicKey};
 use xlreg_proto::keys::{self, PrivateKey};
 
 use crate::certificate::{
     EcSigner, RsaSigner, SECONDS_MAX, add_hosts, dns_name, endless, lasting, own_name, serial,
 };
+use crate::crypto;
 use crate::error::TlsError;
 
 /// How far before its making a member's certificate begins: others' clocks may be that much behind.
@@ -95,6 +98,28 @@ pub fn roster_bundle<'a>(
     }
     bundle.push(root.self_signed(&EcSigner(&pair))?.into());
     Ok(bundle)
+}
+
+/// How a stock program of a member connects to the others': it trusts `bundle` alone, wants to see the
+/// name it connects to, and shows the member's `certificate`. TLS 1.3 only. No RSA operation but in
+/// handshakes.
+///
+/// # Errors
+/// [`TlsError::Setup`] if rustls takes a certificate or the key amiss.
+pub fn stock_client(
+    key: &PrivateKey,
+    certificate: &CertificateDer<'static>,
+    bundle: &[CertificateDer<'static>],
+) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for anchor in bundle {
+        roots.add(anchor.clone())?;
+    }
+    let pkcs1 = PrivateKeyDer::Pkcs1(PrivatePkcs1KeyDer::from(key.pkcs1().to_vec()));
+    Ok(ClientConfig::builder_with_provider(crypto::provider())
+        .with_protocol_versions(&[&TLS13])?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate.clone()], pkcs1)?)
 }
 
 /// The root of a bundle. Its subject is its own, so that bundles of several rosters can stand in one
@@ -217,13 +242,15 @@ impl PublicKeyData for PublicHalf<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use rustls::ServerConfig;
+    use rustls::server::WebPkiClientVerifier;
     use rustls_pki_types::{ServerName, UnixTime};
     use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
     use xlreg_core::NodeId;
 
     use super::*;
     use crate::crypto::ROOT_SIGNATURE;
-    use crate::testing::{node_key, other_key, registry_key};
+    use crate::testing::{connect_as, node_key, other_key, registry_key};
 
     const LIFE: Duration = Duration::from_secs(1000);
 
@@ -362,6 +389,46 @@ mod tests {
         let of_b = member_certificate(&b.0, &b.1, now(), LIFE).unwrap();
         let key = EndEntityCert::try_from(&of_b).unwrap();
         assert_eq!(&*key.subject_public_key_info(), b.1.sig_key.der());
+    }
+
+    /// The whole of it, by rustls: who connects to whom under which name.
+    #[tokio::test]
+    async fn a_stock_client_meets_members_only_and_each_under_its_own_name() {
+        let Two { a, b, bundle } = two();
+        let shown = |key: &PrivateKey, member: &Member| {
+            member_certificate(key, member, SystemTime::now(), LIFE).unwrap()
+        };
+        let client = |key: &PrivateKey, member: &Member| {
+            Arc::new(stock_client(key, &shown(key, member), &bundle).unwrap())
+        };
+        let server = |key: &PrivateKey, member: &Member| {
+            let roots = bundle.iter().cloned().fold(RootCertStore::empty(), |mut roots, anchor| {
+                roots.add(anchor).unwrap();
+                roots
+            });
+            let pkcs1 = PrivatePkcs1KeyDer::from(key.pkcs1().to_vec());
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), crypto::provider());
+            let config = ServerConfig::builder_with_provider(crypto::provider())
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .with_client_cert_verifier(verifier.build().unwrap())
+                .with_single_cert(vec![shown(key, member)], pkcs1.into());
+            Arc::new(config.unwrap())
+        };
+        let meets = async |client: Arc<ClientConfig>, server: Arc<ServerConfig>| {
+            let name = ServerName::try_from("b.example").unwrap();
+            let error = connect_as(name, client, server).await.err();
+            error.and_then(|failed| failed.client).map(|error| error.to_string())
+        };
+        assert_eq!(meets(client(&a.0, &a.1), server(&b.0, &b.1)).await, None);
+        let wrong = meets(client(&a.0, &a.1), server(&a.0, &a.1)).await.unwrap();
+        assert!(wrong.contains("certificate not valid for name"), "{wrong}");
+        let posing = meets(client(&a.0, &a.1), server(&a.0, &b.1)).await.unwrap();
+        assert!(posing.contains("NameConstraintViolation"), "{posing}");
+        let stranger = client(&registry_key(), &a.1);
+        let refused = meets(stranger, server(&b.0, &b.1)).await.unwrap();
+        assert!(refused.contains("UnknownCA"), "{refused}");
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! | SSH | `known_hosts`, `authorized_keys`, `ssh_key`, `ssh_key.pub` | OpenSSH, on both sides |
 //! | XLattice | `.xlattice/node.config`, `.xlattice/cluster.member.config` | the original library |
 //!
-//! [`write()`] puts them into a directory, and never over a file that somebody else has put there.
+//! [`write()`] puts them into a directory, and never over a file that somebody else has put there;
+//! [`replace`] into one that is ours alone.
 //!
 //! What trusts the roster is as old as the roster that it is made of: when somebody is expelled or
 //! rotates keys, make it anew. What a member's certificate promises, and what a bundle can't,
@@ -25,15 +26,18 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use xlreg_core::{ClusterId, Member, Name};
 use xlreg_node::files;
+use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::text::member::MEMBER_FILE;
 use xlreg_proto::text::node::NODE_FILE;
 use xlreg_proto::text::{Credentials, FILE_BYTES_MAX, MemberFile, pem};
-use xlreg_tls::{TlsError, member_certificate, roster_bundle};
+use xlreg_tls::{TlsError, member_certificate, roster_bundle, stock_client};
 use zeroize::Zeroizing;
 
-pub use self::folder::{WriteError, write};
+pub use self::folder::{WriteError, replace, write};
 use crate::identity::Identity;
 use crate::roster::Roster;
 
@@ -62,17 +66,17 @@ pub struct Portable {
     member: Arc<Member>,
 }
 
-/// What a TLS program needs: PEM texts.
+/// What trusts a roster's members and nobody else: certificates.
+#[derive(Clone, Debug)]
+pub struct RosterCa(Arc<[CertificateDer<'static>]>);
+
+/// What a TLS program of a member needs.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// For [`CERT_FILE`].
-    pub certificate: String,
-    /// For [`KEY_FILE`]. Secret.
-    pub key: Zeroizing<String>,
-    /// For [`ROSTER_CA_FILE`].
-    pub roster_ca: String,
-    /// The last second in which the certificate is good.
-    pub valid_until: SystemTime,
+    certificate: CertificateDer<'static>,
+    key: Arc<PrivateKey>,
+    roster_ca: RosterCa,
+    valid_until: SystemTime,
 }
 
 /// A file to be written.
@@ -167,24 +171,23 @@ impl Portable {
     /// [`PortableError::Tls`] if an endpoint's host can't be named in a certificate, or `valid` runs
     /// past the year 9999.
     pub async fn tls(&self, valid: Duration) -> Result<Tls, PortableError> {
-        self.tls_with(roster_ca(&self.roster)?, valid).await
+        self.tls_with(RosterCa::new(&self.roster)?, valid).await
     }
 
-    /// As [`Self::tls`], with a bundle that is made already, as one is enough for many members.
+    /// As [`Self::tls`], with what is made already: one is enough for all members.
     ///
     /// # Errors
     /// As [`Self::tls`].
-    pub async fn tls_with(&self, roster_ca: String, valid: Duration) -> Result<Tls, PortableError> {
+    pub async fn tls_with(
+        &self,
+        roster_ca: RosterCa,
+        valid: Duration,
+    ) -> Result<Tls, PortableError> {
         let (key, member) = (Arc::clone(self.identity.sig_private()), Arc::clone(&self.member));
         let make = move || {
             let now = SystemTime::now();
             let certificate = member_certificate(&key, &member, now, valid)?;
-            Ok(Tls {
-                certificate: pem::encode(CERTIFICATE, &certificate).to_string(),
-                key: pem::encode("PRIVATE KEY", &key.pkcs8()),
-                roster_ca,
-                valid_until: now + valid,
-            })
+            Ok(Tls { certificate, key, roster_ca, valid_until: now + valid })
         };
         spawn_blocking(make).await.expect("making certificates does not panic")
     }
@@ -195,7 +198,7 @@ impl Portable {
     pub fn json(&self, tls: &Tls, dir: &Path) -> File {
         let mut json = self.roster.to_file_json();
         let path = |name| Value::from(dir.join(name).to_string_lossy());
-        let until = humantime::format_rfc3339_seconds(tls.valid_until).to_string();
+        let until = humantime::format_rfc3339_seconds(tls.valid_until()).to_string();
         if let Value::Object(fields) = &mut json {
             let me = json!({
                 "name": self.member.name.as_str(),
@@ -203,8 +206,8 @@ impl Portable {
                 "id": self.member.id.to_string(),
             });
             fields.insert("member".to_owned(), me);
-            fields.insert("certificate".to_owned(), tls.certificate.as_str().into());
-            fields.insert("roster_ca".to_owned(), tls.roster_ca.as_str().into());
+            fields.insert("certificate".to_owned(), tls.certificate_pem().into());
+            fields.insert("roster_ca".to_owned(), tls.roster_ca.to_pem().into());
             fields.insert("certificate_file".to_owned(), path(CERT_FILE));
             fields.insert("key_file".to_owned(), path(KEY_FILE));
             fields.insert("roster_ca_file".to_owned(), path(ROSTER_CA_FILE));
@@ -260,14 +263,22 @@ impl Portable {
 /// The label of a certificate's PEM.
 const CERTIFICATE: &str = "CERTIFICATE";
 
-/// What trusts the members of `roster` and nobody else, as PEM for [`ROSTER_CA_FILE`]. It takes some
-/// milliseconds for the largest.
-///
-/// # Errors
-/// [`PortableError::Tls`] if the cryptographic library fails.
-pub fn roster_ca(roster: &Roster) -> Result<String, PortableError> {
-    let bundle = roster_bundle(roster.members.iter().map(|member| &**member))?;
-    Ok(bundle.iter().map(|der| pem::encode(CERTIFICATE, der).to_string()).collect())
+impl RosterCa {
+    /// Makes what trusts the members of `roster`; of an incomplete one, those that are there. It takes
+    /// some milliseconds for the largest.
+    ///
+    /// # Errors
+    /// [`PortableError::Tls`] if the cryptographic library fails.
+    pub fn new(roster: &Roster) -> Result<Self, PortableError> {
+        let bundle = roster_bundle(roster.members.iter().map(|member| &**member))?;
+        Ok(Self(bundle.into()))
+    }
+
+    /// The certificates as PEM, for [`ROSTER_CA_FILE`].
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        self.0.iter().map(|der| pem::encode(CERTIFICATE, der).to_string()).collect()
+    }
 }
 
 fn names(members: &[Name]) -> String {
@@ -275,14 +286,41 @@ fn names(members: &[Name]) -> String {
 }
 
 impl Tls {
+    /// The member's certificate as PEM, for [`CERT_FILE`].
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        pem::encode(CERTIFICATE, &self.certificate).to_string()
+    }
+
+    /// The private key to it, PKCS #8 as PEM, for [`KEY_FILE`].
+    #[must_use]
+    pub fn key_pem(&self) -> Zeroizing<String> {
+        pem::encode("PRIVATE KEY", &self.key.pkcs8())
+    }
+
+    /// The last moment in which the certificate is good.
+    #[must_use]
+    pub fn valid_until(&self) -> SystemTime {
+        self.valid_until
+    }
+
     /// The three files.
     #[must_use]
     pub fn files(&self) -> Vec<File> {
         vec![
-            File::public(CERT_FILE, self.certificate.clone()),
-            File::private(KEY_FILE, self.key.clone()),
-            File::public(ROSTER_CA_FILE, self.roster_ca.clone()),
+            File::public(CERT_FILE, self.certificate_pem()),
+            File::private(KEY_FILE, self.key_pem()),
+            File::public(ROSTER_CA_FILE, self.roster_ca.to_pem()),
         ]
+    }
+
+    /// How a program with these files connects: for checks of such programs. It speaks TLS 1.3, and
+    /// offers no application protocol.
+    ///
+    /// # Errors
+    /// [`PortableError::Tls`] if rustls takes something amiss.
+    pub fn client(&self) -> Result<Arc<ClientConfig>, PortableError> {
+        Ok(Arc::new(stock_client(&self.key, &self.certificate, &self.roster_ca.0)?))
     }
 }
 

@@ -14,7 +14,7 @@ use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
-use xlreg_node::files::{self, Mode};
+use xlreg_node::files::{self, Durability, Mode};
 use xlreg_proto::text::FILE_BYTES_MAX;
 
 use super::File;
@@ -71,6 +71,27 @@ pub async fn write(dir: &Path, files: Vec<File>) -> Result<(), WriteError> {
     spawn_blocking(move || write_all(&dir, &files)).await.expect("writing files does not panic")
 }
 
+/// Writes `files` into `dir`, a directory of the caller's own, in place of whatever is there.
+///
+/// # Errors
+/// [`WriteError::File`] if that can't be done.
+pub async fn replace(
+    dir: &Path,
+    files: Vec<File>,
+    durability: Durability,
+) -> Result<(), WriteError> {
+    let dir = dir.to_owned();
+    let work = move || files.iter().try_for_each(|file| put(&dir, file, durability));
+    spawn_blocking(work).await.expect("writing files does not panic")
+}
+
+fn put(dir: &Path, file: &File, durability: Durability) -> Result<(), WriteError> {
+    let path = dir.join(file.path);
+    let mode = if file.private { Mode::Private } else { Mode::Public };
+    files::replace_with(&path, file.content.as_bytes(), mode, durability)
+        .map_err(|source| failed("writing", &path, source))
+}
+
 fn write_all(dir: &Path, files: &[File]) -> Result<(), WriteError> {
     let before = List::read(dir)?;
     for file in files {
@@ -85,10 +106,7 @@ fn write_all(dir: &Path, files: &[File]) -> Result<(), WriteError> {
     list.files.extend(written.iter().cloned());
     list.write(dir)?;
     for file in files {
-        let path = dir.join(file.path);
-        let mode = if file.private { Mode::Private } else { Mode::Public };
-        files::replace(&path, file.content.as_bytes(), mode)
-            .map_err(|source| failed("writing", &path, source))?;
+        put(dir, file, Durability::Lasting)?;
     }
     list.files.retain(|entry| {
         written.contains(entry) || !files.iter().any(|file| file.path == entry.path)

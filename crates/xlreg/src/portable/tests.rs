@@ -3,7 +3,6 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::sync::OnceLock;
 
 use xlreg_core::{ClusterId, Endpoint, NodeId};
-use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::text::{NodeFile, sshkey};
 
 use super::*;
@@ -93,8 +92,8 @@ async fn the_json_has_everything_but_the_private_key() {
     assert!(!file.private);
     let json: Value = serde_json::from_str(&file.content).unwrap();
     assert_eq!(json["member"]["rank"], 1);
-    assert_eq!(json["certificate"], tls.certificate);
-    assert_eq!(json["roster_ca"], tls.roster_ca);
+    assert_eq!(json["certificate"], tls.certificate_pem());
+    assert_eq!(json["roster_ca"], tls.roster_ca.to_pem());
     assert_eq!(json["key_file"], "/etc/m/key.pem");
     assert_eq!(json["members"], portable.roster().to_file_json()["members"]);
     assert!(json["valid_until"].as_str().unwrap().ends_with('Z'));
@@ -107,9 +106,10 @@ async fn the_json_has_everything_but_the_private_key() {
 #[tokio::test]
 async fn tls_files_are_three_and_only_the_key_is_private() {
     let tls = portable().tls(VALID).await.unwrap();
-    assert_eq!(tls.roster_ca.matches("-----BEGIN CERTIFICATE-----\n").count(), 3);
-    assert_eq!(tls.certificate.matches("-----END CERTIFICATE-----\n").count(), 1);
-    assert!(tls.key.starts_with("-----BEGIN PRIVATE KEY-----\nMII"));
+    assert_eq!(tls.roster_ca.to_pem().matches("-----BEGIN CERTIFICATE-----\n").count(), 3);
+    assert_eq!(tls.certificate_pem().matches("-----END CERTIFICATE-----\n").count(), 1);
+    assert!(tls.client().is_ok());
+    assert!(tls.key_pem().starts_with("-----BEGIN PRIVATE KEY-----\nMII"));
     let private: Vec<_> = tls.files().iter().map(|file| (file.path, file.private)).collect();
     assert_eq!(private, [("cert.pem", false), ("key.pem", true), ("roster-ca.pem", false)]);
 }
