@@ -223,7 +223,7 @@ fn name(args: &Args) -> anyhow::Result<Name> {
 
 /// Everybody's places. The others' directories are theirs, on other machines, and nobody asks for
 /// them here; they stand as ours.
-fn places(roster: &Roster, dir: &Path) -> Places {
+pub(crate) fn places(roster: &Roster, dir: &Path) -> Places {
     let members = roster.members.iter().map(|member| Place {
         name: member.name.clone(),
         id: member.id,

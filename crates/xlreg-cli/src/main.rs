@@ -9,6 +9,7 @@
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`], [`watch`] | create, show, wait, list, watch, expel, delete |
+//! | [`export`] | a member's keys and roster for other programs, below `cluster` |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`token`] | secrets that let others in |
@@ -24,6 +25,7 @@ mod cluster;
 mod connect;
 mod cred;
 mod exit;
+mod export;
 mod extras;
 mod id;
 mod invite;

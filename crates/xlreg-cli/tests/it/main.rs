@@ -10,6 +10,7 @@
 mod barrier;
 mod crash;
 mod detached;
+mod export;
 mod guard;
 mod helper;
 mod identity;
