@@ -11,6 +11,7 @@ use xlreg::{Listed, Member, Roster};
 use crate::connect::{AsWhom, Connect, duration};
 use crate::create::{self, CreateArgs};
 use crate::exit::{Code, Ending};
+use crate::export::{self, ExportArgs};
 use crate::output::{self, Output};
 use crate::target::{Found, Which};
 use crate::watch::{self, WatchArgs};
@@ -27,6 +28,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Follow a cluster: a live table, or a line of JSON for each change
     Watch(WatchArgs),
+    /// Write a member's keys and roster for other programs: TLS, SSH, JSON, variables
+    Export(ExportArgs),
     /// Take a member's rank away, and shut its key out of the cluster
     Expel(ExpelArgs),
     /// Remove a cluster, its roster and its tokens
@@ -82,6 +85,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::Wait(args) => crate::block_on(wait(args)),
         Command::List(args) => crate::block_on(list(args)),
         Command::Watch(args) => crate::block_on(watch::watch(args)),
+        Command::Export(args) => crate::block_on(export::export(args)),
         Command::Expel(args) => crate::block_on(expel(args)),
         Command::Delete(args) => crate::block_on(delete(args)),
     }

@@ -70,6 +70,11 @@ impl Wire {
 }
 
 impl MaybeConnect {
+    /// Whether there are credentials.
+    pub(crate) fn is_given(&self) -> bool {
+        self.registry.is_some()
+    }
+
     /// The registry that its credentials name.
     pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
         let Some(credentials) = &self.registry else {

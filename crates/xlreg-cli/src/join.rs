@@ -173,12 +173,13 @@ fn name(args: &Args) -> anyhow::Result<Name> {
 
 /// Everybody's places. The others' directories are theirs, on other machines, and nobody asks for
 /// them here; they stand as ours.
-fn places(roster: &Roster, dir: &Path) -> Places {
+pub(crate) fn places(roster: &Roster, dir: &Path) -> Places {
     let members = roster.members.iter().map(|member| Place {
         name: member.name.clone(),
         id: member.id,
         endpoints: member.endpoints.clone(),
         dir: dir.to_owned(),
+        tls: None,
     });
     Places {
         cluster: roster.title(),

@@ -9,6 +9,7 @@
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`], [`create`], [`watch`] | create, show, wait, list, watch, expel, delete |
+//! | [`export`] | a member's keys and roster for other programs, below `cluster` |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`tunnel`] | private links for programs that know nothing of them |
@@ -28,6 +29,7 @@ mod connect;
 mod create;
 mod cred;
 mod exit;
+mod export;
 mod extras;
 mod id;
 mod invite;

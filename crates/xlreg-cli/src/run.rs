@@ -47,8 +47,8 @@ use crate::{output, pool};
 
 A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
 _HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills in
-{rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, and
-{members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. What a
+{rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, with --tls {cert},
+{key}, {roster_ca} (XLREG_CERT, _KEY, _ROSTER_CA), and {members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. What a
 program leaves running is killed when it ends.")]
 pub(crate) struct Args {
     /// How many members: 2 to 64
@@ -88,6 +88,10 @@ pub(crate) struct Args {
     /// `xlreg join`
     #[arg(long, conflicts_with_all = ["ports", "address", "fixed_ports"])]
     self_join: bool,
+    /// Give each program what it needs for TLS that trusts the cluster's members and nobody else:
+    /// the files {cert}, {key} and {roster_ca}
+    #[arg(long)]
+    tls: bool,
     /// Set an environment variable for the programs; placeholders are filled in
     #[arg(long = "env", value_name = "NAME=TEMPLATE")]
     variables: Vec<String>,
@@ -101,8 +105,8 @@ pub(crate) struct Args {
     /// Between asking programs to stop and killing them
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
     grace: Duration,
-    /// When a program is ready: tcp, tcp:HOST:PORT, http://HOST:PORT/PATH, line:REGEX or cmd:COMMAND;
-    /// placeholders are filled in
+    /// When a program is ready: tcp, tcp:HOST:PORT, http://HOST:PORT/PATH (or https: with --tls),
+    /// line:REGEX or cmd:COMMAND; placeholders are filled in
     #[arg(long, value_name = "CHECK")]
     ready: Option<String>,
     /// Write each program's output to a file of its own in DIR, too

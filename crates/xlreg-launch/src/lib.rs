@@ -28,6 +28,6 @@ pub mod ready;
 pub mod supervise;
 pub mod template;
 
-pub use place::{Place, Places};
+pub use place::{Place, Places, TlsFiles};
 pub use ready::{Check, Readiness, ReadinessError};
 pub use template::{Offer, Template, TemplateError, Values};

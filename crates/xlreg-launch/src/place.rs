@@ -16,6 +16,9 @@ const OWN: [&str; 8] = [
     "XLREG_ROSTER",
 ];
 
+/// The environment variables of a member's TLS files.
+const OF_TLS: [&str; 3] = ["XLREG_CERT", "XLREG_KEY", "XLREG_ROSTER_CA"];
+
 /// The environment variables of an endpoint, its host and its port, by the endpoint's place.
 const OF_ENDPOINTS: [[&str; 3]; 2] = [
     ["XLREG_ENDPOINT", "XLREG_HOST", "XLREG_PORT"],
@@ -33,6 +36,19 @@ pub struct Place {
     pub endpoints: Vec<Endpoint>,
     /// Its own directory, absolute.
     pub dir: PathBuf,
+    /// What it needs for TLS with the others, if it has that.
+    pub tls: Option<TlsFiles>,
+}
+
+/// The files by which a member's program speaks TLS with the others'. Their paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The member's certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The certificates that the members' rest on, and nobody else's.
+    pub roster_ca: PathBuf,
 }
 
 /// All members of a complete cluster; a member's index is its rank.
@@ -54,7 +70,7 @@ impl Places {
 
     /// The names of all variables that [`Self::variables`] sets or removes.
     pub fn variable_names() -> impl Iterator<Item = &'static str> {
-        OWN.iter().chain(OF_ENDPOINTS.as_flattened()).copied()
+        OWN.iter().chain(&OF_TLS).chain(OF_ENDPOINTS.as_flattened()).copied()
     }
 
     /// The `XLREG_*` variables for the member at `rank`, as docs/operations/cli.md lists them, with
@@ -78,6 +94,11 @@ impl Places {
             roster_file.display().to_string(),
         ];
         let mut variables: Vec<_> = OWN.into_iter().zip(own.map(Some)).collect();
+        let path = |path: &PathBuf| path.display().to_string();
+        let tls = me.tls.as_ref().map(|tls| [&tls.cert, &tls.key, &tls.roster_ca].map(path));
+        for (nth, name) in OF_TLS.into_iter().enumerate() {
+            variables.push((name, tls.as_ref().and_then(|paths| paths.get(nth)).cloned()));
+        }
         for (place, [whole, host, port]) in OF_ENDPOINTS.into_iter().enumerate() {
             let endpoint = me.endpoints.get(place);
             variables.extend([

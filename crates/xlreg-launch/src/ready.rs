@@ -5,6 +5,7 @@
 //! | `tcp` | the member's first endpoint takes a connection |
 //! | `tcp:HOST:PORT` | that endpoint does; may have placeholders |
 //! | `http://HOST[:PORT]/PATH` | a GET is answered with 2xx; may have placeholders |
+//! | `https://HOST[:PORT]/PATH` | the same over TLS, if members have files for that |
 //! | `line:REGEX` | a line of the program's output, stdout or stderr, matches |
 //! | `cmd:COMMAND` | `sh -c COMMAND` ends with 0; may have placeholders |
 //!
@@ -20,12 +21,14 @@ mod http;
 mod tests;
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex::bytes::{Regex, RegexBuilder};
 use thiserror::Error;
 use tokio::sync::{SetOnce, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
 use xlreg_core::Endpoint;
 use xlreg_core::endpoint::EndpointError;
 
@@ -52,6 +55,9 @@ const REGEX_BYTES_MAX: usize = 1 << 20;
 /// An environment variable, to be set or, without a value, removed.
 pub type Variable = (OsString, Option<OsString>);
 
+/// How `https:` speaks TLS with a member's program: whom it trusts, and which certificate it shows.
+pub type Tls = Arc<ClientConfig>;
+
 /// When a program counts as ready; the same for all members.
 #[derive(Clone, Debug)]
 pub struct Readiness(Kind);
@@ -70,7 +76,7 @@ pub enum ReadinessError {
     /// None of the ways there are.
     #[error(
         "{text:?} does not say when a program is ready; there are tcp, tcp:HOST:PORT, \
-         http://HOST[:PORT]/PATH, line:REGEX and cmd:COMMAND"
+         http://HOST[:PORT]/PATH, https://HOST[:PORT]/PATH, line:REGEX and cmd:COMMAND"
     )]
     Unknown {
         /// What was given.
@@ -84,10 +90,10 @@ pub enum ReadinessError {
         /// How it could look.
         example: &'static str,
     },
-    /// HTTP over TLS.
+    /// HTTP over TLS, where members have no files for it.
     #[error(
-        "https:// can't be tried, for want of certificates to trust; use tcp, http:// or \
-         cmd:curl with the options that your certificates need"
+        "https:// can be tried only with --tls, for want of certificates to trust; add that, or use \
+         tcp, http:// or cmd:curl with the options that your certificates need"
     )]
     Https,
     /// `tcp` alone, for a program whose endpoint isn't known.
@@ -120,9 +126,9 @@ pub enum ReadinessError {
         /// What is wrong with it.
         reason: EndpointError,
     },
-    /// What `http://` became for a member is no URL that can be asked.
+    /// What `http://` or `https://` became for a member is no URL that can be asked.
     #[error(
-        "{text} can't be tried: {reason}; write http://HOST[:PORT]/PATH, with an IPv6 address in \
+        "{text} can't be tried: {reason}; write http[s]://HOST[:PORT]/PATH, with an IPv6 address in \
          brackets, as it is in {{endpoint}}"
     )]
     Url {
@@ -167,7 +173,10 @@ impl Readiness {
             ("tcp", "") => return empty("tcp", "tcp:{endpoint}"),
             ("tcp", endpoint) => Kind::Tcp(template(endpoint)?),
             ("http", address) if address.starts_with("//") => Kind::Http(template(text)?),
-            ("https", _) => return Err(ReadinessError::Https),
+            ("https", address) if address.starts_with("//") && offer.tls => {
+                Kind::Http(template(text)?)
+            }
+            ("https", address) if address.starts_with("//") => return Err(ReadinessError::Https),
             ("line", "") => return empty("line", "line:listening"),
             ("line", pattern) => Kind::Line(regex(pattern)?),
             ("cmd", "") => return empty("cmd", "cmd:test -e {dir}/ready"),
@@ -177,15 +186,20 @@ impl Readiness {
     }
 
     /// The check of one member. `env` is what the member's environment has that ours hasn't, for
-    /// commands.
+    /// commands; `tls` is for `https:`.
     ///
     /// # Errors
     /// [`ReadinessError::Endpoint`] or [`ReadinessError::Url`] if that is not what it becomes with
-    /// these values.
-    pub fn check(&self, values: &Values<'_>, env: Vec<Variable>) -> Result<Check, ReadinessError> {
+    /// these values, [`ReadinessError::Https`] if it needs `tls` and there is none.
+    pub fn check(
+        &self,
+        values: &Values<'_>,
+        env: Vec<Variable>,
+        tls: Option<&Tls>,
+    ) -> Result<Check, ReadinessError> {
         let probe = match &self.0 {
             Kind::Tcp(template) => Probe::Tcp(endpoint(template.fill_with(values))?),
-            Kind::Http(template) => Probe::Http(Url::parse(template.fill_with(values))?),
+            Kind::Http(template) => Probe::Http(Url::parse(template.fill_with(values), tls)?),
             Kind::Line(regex) => Probe::Line { regex: regex.clone(), seen: SetOnce::new() },
             Kind::Command(template) => Probe::Command { command: template.fill_with(values), env },
         };

@@ -20,6 +20,7 @@
 //! | `{roster}` | the path of the member's `roster.json` |
 //! | `{endpoint}` `{host}` `{port}` | the first endpoint, whole and in parts |
 //! | `{endpoint1}` `{host1}` `{port1}` | the second endpoint |
+//! | `{cert}` `{key}` `{roster_ca}` | the paths of the member's TLS files |
 //!
 //! A host is as [`Endpoint::host`](xlreg_core::Endpoint::host) gives it: an IPv6 address is without
 //! its brackets.
@@ -31,8 +32,8 @@
 //!
 //! - The *separator* has no braces, and may be empty: two spaces in a row. In it, `\n` is a newline,
 //!   `\t` a tab, `\s` a space, `\\` a backslash; a backslash before anything else is refused.
-//! - The *pattern* is not empty. Own placeholders in it stand for the listed member; `{roster}`,
-//!   a file of one's own, is refused. Other braces are text and nest, so the list ends at the first
+//! - The *pattern* is not empty. Own placeholders in it stand for the listed member; `{roster}` and
+//!   the TLS files, which are one's own, are refused. Other braces are text and nest, so the list ends at the first
 //!   `}` that has no `{`. A brace without its other half is written `\{` or `\}`: here, the rule of
 //!   backslashes holds before every brace.
 //! - Lists don't nest.
@@ -60,6 +61,8 @@ pub struct Offer {
     /// Whether the roster is known when the program starts. If not, the program joins by itself,
     /// and there are only `{name}`, `{cluster}`, `{size}` and `{dir}`.
     pub roster: bool,
+    /// Whether members have files for TLS.
+    pub tls: bool,
 }
 
 /// What is filled in for one member.
@@ -127,13 +130,16 @@ enum Own {
     ClusterId,
     Dir,
     Roster,
+    Cert,
+    Key,
+    RosterCa,
     Endpoint(usize),
     Host(usize),
     Port(usize),
 }
 
 /// All own placeholders, by the words that stand for them.
-const OWN: [(&str, Own); 14] = [
+const OWN: [(&str, Own); 17] = [
     ("rank", Own::Rank),
     ("name", Own::Name),
     ("id", Own::Id),
@@ -148,6 +154,9 @@ const OWN: [(&str, Own); 14] = [
     ("endpoint1", Own::Endpoint(1)),
     ("host1", Own::Host(1)),
     ("port1", Own::Port(1)),
+    ("cert", Own::Cert),
+    ("key", Own::Key),
+    ("roster_ca", Own::RosterCa),
 ];
 
 /// The keywords of lists, and whether oneself is in the list.
@@ -240,6 +249,8 @@ fn of_member(
     own: Own,
 ) -> Option<String> {
     let endpoint = |number: usize| member.endpoints.get(number);
+    let path = |path: &Path| path.display().to_string();
+    let tls = || member.tls.as_ref();
     Some(match own {
         Own::Rank => rank.to_string(),
         Own::Name => member.name.to_string(),
@@ -247,8 +258,11 @@ fn of_member(
         Own::Size => places.size.to_string(),
         Own::Cluster => places.cluster.clone(),
         Own::ClusterId => places.cluster_id.to_string(),
-        Own::Dir => member.dir.display().to_string(),
-        Own::Roster => roster_file.display().to_string(),
+        Own::Dir => path(&member.dir),
+        Own::Roster => path(roster_file),
+        Own::Cert => path(&tls()?.cert),
+        Own::Key => path(&tls()?.key),
+        Own::RosterCa => path(&tls()?.roster_ca),
         Own::Endpoint(number) => endpoint(number)?.to_string(),
         Own::Host(number) => endpoint(number)?.host().to_owned(),
         Own::Port(number) => endpoint(number)?.port().to_string(),
@@ -259,6 +273,16 @@ impl Own {
     /// Whether it is known of a program that will join by itself.
     fn is_known_alone(self) -> bool {
         matches!(self, Self::Name | Self::Cluster | Self::Size | Self::Dir)
+    }
+
+    /// Whether it is the path of a file that only the member itself has a use for.
+    fn is_own_file(self) -> bool {
+        self == Self::Roster || self.is_tls()
+    }
+
+    /// Whether it is known of a member with TLS files only.
+    fn is_tls(self) -> bool {
+        matches!(self, Self::Cert | Self::Key | Self::RosterCa)
     }
 
     /// How many endpoints a member must have for this to be known.
@@ -272,6 +296,8 @@ impl Own {
 
 impl Offer {
     fn has(self, own: Own) -> bool {
-        (self.roster || own.is_known_alone()) && own.endpoints() <= self.endpoints
+        (self.roster || own.is_known_alone())
+            && own.endpoints() <= self.endpoints
+            && (self.tls || !own.is_tls())
     }
 }

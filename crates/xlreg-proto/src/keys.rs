@@ -24,7 +24,7 @@ use aws_lc_rs::signature::{
 };
 use aws_lc_rs::{digest, rand};
 use pkcs8::PrivateKeyInfoRef;
-use pkcs8::der::asn1::{AnyRef, BitStringRef, UintRef};
+use pkcs8::der::asn1::{AnyRef, BitStringRef, OctetStringRef, UintRef};
 use pkcs8::der::{Decode, Encode};
 use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier, SubjectPublicKeyInfoRef};
 use thiserror::Error;
@@ -329,6 +329,17 @@ impl PrivateKey {
         &self.pkcs1
     }
 
+    /// The key as PKCS #8 DER, as programs of our time take it.
+    #[must_use]
+    pub fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        let encode = || {
+            let algorithm =
+                AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(AnyRef::NULL) };
+            PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&self.pkcs1)?).to_der()
+        };
+        Zeroizing::new(encode().expect("a key of some KiB fits into any DER"))
+    }
+
     /// Bytes in a block that [`Self::open`] takes: as many as the modulus has.
     #[must_use]
     pub fn block_bytes(&self) -> usize {
@@ -414,6 +425,9 @@ mod tests {
         let again = PrivateKey::from_pkcs1(key.pkcs1()).unwrap();
         assert_eq!(again.public(), key.public());
         assert_eq!(key_bits(key.public()), KEY_BITS);
+        // AWS-LC's own encoding, which is the only one there is.
+        let pkcs8: Pkcs8V1Der<'_> = key.signing.as_der().unwrap();
+        assert_eq!(again.pkcs8().as_slice(), pkcs8.as_ref());
 
         let signature = key.sign(&[b"one", b"two"]).unwrap();
         assert_eq!(again.sign(&[b"onetwo"]).unwrap(), signature);

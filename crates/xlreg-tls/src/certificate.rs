@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -95,7 +96,7 @@ impl Root {
     ///
     /// # Errors
     /// [`TlsError::Host`] for a host that is neither, [`TlsError::Time`] for a `now` that no
-    /// certificate can state, [`TlsError::LeafKey`] and [`TlsError::Certificate`] if the
+    /// certificate can state, [`TlsError::P256`] and [`TlsError::Certificate`] if the
     /// cryptographic library fails.
     pub fn issue(&self, hosts: &[impl AsRef<str>], now: SystemTime) -> Result<Leaf, TlsError> {
         let begin = leaf_begin(now)?;
@@ -114,11 +115,11 @@ impl Root {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
 
-        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING)
-            .map_err(|_| TlsError::LeafKey)?;
+        let pair =
+            EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(|_| TlsError::P256)?;
         let issuer = Issuer::from_params(&self.params, RsaSigner(&self.key));
-        let certificate = params.signed_by(&LeafPublic(&pair), &issuer)?;
-        let pkcs8 = pair.to_pkcs8v1().map_err(|_| TlsError::LeafKey)?;
+        let certificate = params.signed_by(&EcSigner(&pair), &issuer)?;
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| TlsError::P256)?;
         let key = any_ecdsa_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_ref())))?;
         let chain = vec![certificate.into(), self.der().clone()];
         let begin = UNIX_EPOCH + Duration::from_secs(begin);
@@ -204,11 +205,17 @@ impl NodeCertificate {
     }
 }
 
-/// What certificates without an end have in common: all of it follows from the key.
+/// What certificates without an end have in common, if they are of a key that lasts: all of it
+/// follows from that.
 pub(crate) fn lasting(key: &PublicKey) -> CertificateParams {
+    endless(first_bytes(key.fingerprint()))
+}
+
+/// What certificates without an end have in common. The serial number is made of `number`.
+pub(crate) fn endless(number: [u8; SERIAL_BYTES]) -> CertificateParams {
     let (year, month, day) = BEGINNING;
     let mut params = CertificateParams::default();
-    params.serial_number = Some(serial(first_bytes(key.fingerprint())));
+    params.serial_number = Some(serial(number));
     params.not_before = date_time_ymd(year, month, day);
     params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(SECONDS_MAX);
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -295,16 +302,24 @@ impl SigningKey for RsaSigner<'_> {
     }
 }
 
-/// The public half of a leaf's key, as rcgen wants to see it.
-struct LeafPublic<'a>(&'a EcdsaKeyPair);
+/// The key of a leaf, or of a bundle's root, as rcgen wants to see it.
+pub(crate) struct EcSigner<'a>(pub(crate) &'a EcdsaKeyPair);
 
-impl PublicKeyData for LeafPublic<'_> {
+impl PublicKeyData for EcSigner<'_> {
     fn der_bytes(&self) -> &[u8] {
         self.0.public_key().as_ref()
     }
 
     fn algorithm(&self) -> &'static SignatureAlgorithm {
         &PKCS_ECDSA_P256_SHA256
+    }
+}
+
+impl SigningKey for EcSigner<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        let signature = self.0.sign(&SystemRandom::new(), message);
+        let signature = signature.map_err(|_| rcgen::Error::RemoteKeyError)?;
+        Ok(signature.as_ref().to_vec())
     }
 }
 

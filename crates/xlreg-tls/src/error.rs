@@ -27,9 +27,9 @@ pub enum TlsError {
     /// The certificate could not be written or signed.
     #[error("cannot make a certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The cryptographic library could not make the leaf's key.
+    /// The cryptographic library could not make the key of a leaf, or of a bundle's root.
     #[error("the cryptographic library failed to make a P-256 key")]
-    LeafKey,
+    P256,
     /// rustls took a key or a setting amiss.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),

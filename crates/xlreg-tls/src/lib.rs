@@ -41,7 +41,7 @@ pub use error::{
     peer_refused, server_refused, wrong_key,
 };
 pub use gathered::Gathered;
-pub use member::{member_certificate, roster_bundle};
+pub use member::{member_certificate, roster_bundle, stock_client};
 pub use peer::{Admission, PeerTls, Verdict};
 pub use server::{ServerTls, peer_key};
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use xlreg_core::NodeId;
@@ -81,9 +82,18 @@ pub(crate) async fn connect(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 ) -> Result<Connection, Failed> {
+    connect_as(ClientTls::server_name(), client, server).await
+}
+
+/// The same, to a server of this name.
+pub(crate) async fn connect_as(
+    name: ServerName<'static>,
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+) -> Result<Connection, Failed> {
     let (near, far) = tokio::io::duplex(1 << 16);
     let client = async {
-        let mut stream = TlsConnector::from(client).connect(ClientTls::server_name(), near).await?;
+        let mut stream = TlsConnector::from(client).connect(name, near).await?;
         stream.write_all(b"?").await?;
         stream.flush().await?;
         stream.read_exact(&mut [0]).await?;

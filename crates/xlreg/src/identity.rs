@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::roster::Roster;
 
 /// The roster as JSON, beside the identity.
-const ROSTER_FILE: &str = "roster.json";
+pub(crate) const ROSTER_FILE: &str = "roster.json";
 
 /// The roster as its registry signed it, beside that.
 const SIGNED_ROSTER_FILE: &str = "roster.signed";
@@ -195,7 +195,7 @@ impl Identity {
         registry: &Credentials,
     ) -> Result<PathBuf, Error> {
         let json = format!("{:#}\n", roster.to_file_json());
-        let member = self.member_file(roster, registry);
+        let member = self.member_file(roster, Some(registry));
         let (dir, durability) = (dir.to_owned(), self.inner.durability());
         let write = move || {
             let path = dir.join(ROSTER_FILE);
@@ -232,14 +232,22 @@ impl Identity {
     }
 
     /// What the original library keeps of a membership.
-    fn member_file(&self, roster: &Roster, registry: &Credentials) -> Option<MemberFile> {
+    /// If no registry is given, the peers are those of the identity.
+    pub(crate) fn member_file(
+        &self,
+        roster: &Roster,
+        registry: Option<&Credentials>,
+    ) -> Option<MemberFile> {
         let rank = roster.rank_of_key(self.sig_key(), self.name())?;
         let me = roster.member(rank)?;
         let node = NodeFile {
             name: self.name().clone(),
             id: FileId::from(me.id),
             endpoints: me.endpoints.clone(),
-            peers: vec![Peer::from(registry)],
+            peers: match registry {
+                Some(registry) => vec![Peer::from(registry)],
+                None => self.inner.node().peers.clone(),
+            },
             ..self.inner.node().clone()
         };
         let info = |member: &Arc<_>| MemberInfo::from(&**member);

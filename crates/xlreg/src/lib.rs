@@ -35,6 +35,8 @@
 //! | [`forming`] | a whole cluster at once, for launchers and tests |
 //! | [`signing`] | members' own signatures, and the rosters that registries sign |
 //! | [`roster`] | who is in a cluster, complete or not yet |
+//! | [`kept`] | the roster that a member keeps, read back |
+//! | [`portable`] | identity and roster for programs that know nothing of us |
 //! | [`wire`] | what a registry is spoken to over |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
 //! | `testing` | registries and clusters for tests; needs the feature of that name |
@@ -57,12 +59,14 @@ pub mod following;
 pub mod forming;
 pub mod identity;
 pub mod invitations;
+pub mod kept;
 mod link;
 mod lookup;
 pub mod membership;
 mod modern;
 mod pause;
 pub mod peers;
+pub mod portable;
 pub mod registry;
 pub mod roster;
 pub mod rotation;
@@ -79,8 +83,10 @@ pub use error::{Error, Incomplete, Reason};
 pub use following::{News, Watch};
 pub use forming::Seat;
 pub use identity::Identity;
+pub use kept::KeptError;
 pub use membership::Membership;
 pub use peers::{Peer, PeerError, PeerListener, PeerStream, Peers, Unreached};
+pub use portable::Portable;
 pub use registry::Registry;
 pub use roster::Roster;
 pub use rotation::NewKeys;

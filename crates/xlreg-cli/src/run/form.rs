@@ -10,14 +10,16 @@ use anyhow::Context as _;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use xlreg::portable::{self, RosterCa};
 use xlreg::{
-    Credentials, Durability, Error, Identity, Name, PrivateKey, Reason, Registry, Roster, Seat,
+    Credentials, Durability, Error, Identity, Name, Portable, PrivateKey, Reason, Registry, Roster,
+    Seat,
 };
 use xlreg_core::Refusal;
 use xlreg_core::limits::Limits;
 use xlreg_launch::loopback::Block;
 use xlreg_launch::port::Port;
-use xlreg_launch::{Place, Places};
+use xlreg_launch::{Place, Places, TlsFiles, ready};
 use xlreg_node::pool::refill_target;
 use xlreg_node::{KeyPool, MakeError, make_keys};
 use xlreg_proto::keys::random;
@@ -29,6 +31,10 @@ use super::plan::{Kept, Plan};
 use super::{Address, interrupted};
 use crate::exit::{Code, Ending};
 use crate::progress::Bar;
+
+/// How long members' certificates are good: longer than a run should last, as nobody makes them anew
+/// while it does.
+const TLS_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The registry's directory, below the run's or the kept cluster's.
 const REGISTRY_DIR: &str = "registry";
@@ -58,6 +64,8 @@ pub(crate) struct Member {
     pub(crate) roster_file: PathBuf,
     /// Hold its ports.
     pub(crate) ports: Vec<Port>,
+    /// How to ask its program over TLS whether it is ready.
+    pub(crate) tls: Option<ready::Tls>,
 }
 
 /// Where programs join by themselves, and as whom to look on.
@@ -115,7 +123,7 @@ pub(super) async fn form(
     let seats: Vec<_> = cast.members.into_iter().zip(&ports).map(seat).collect();
     let members = names.into_iter().zip(dirs).zip(ports).map(|((name, dir), ports)| {
         let roster_file = dir.join("roster.json");
-        Member { name, dir, roster_file, ports }
+        Member { name, dir, roster_file, ports, tls: None }
     });
     let mut formed = Formed {
         members: members.collect(),
@@ -136,7 +144,7 @@ pub(super) async fn form(
             // From here on, nobody needs it.
             server.stop().await.context("the registry ended badly")?;
         }
-        formed.take_places(&joined?, &seats, registry.credentials()).await?;
+        formed.take_places(plan, &joined?, &seats, registry.credentials()).await?;
     }
     formed._stay = guest.get().and_then(Guest::stay);
     Ok(formed)
@@ -189,18 +197,24 @@ impl Formed {
     /// Notes who is where, and gives each member its roster.
     async fn take_places(
         &mut self,
+        plan: &Plan,
         roster: &Roster,
         seats: &[Seat],
         credentials: &Credentials,
     ) -> anyhow::Result<()> {
         let mut places = Vec::new();
+        let roster_ca = plan.tls.then(|| RosterCa::new(roster)).transpose()?;
         for (member, seat) in self.members.iter_mut().zip(seats) {
             let (key, name) = (seat.identity.sig_key(), seat.identity.name());
             let rank = roster.rank_of_key(key, name);
             let me = rank.and_then(|rank| roster.members.get(rank));
             let me = me.context("the complete roster does not show a member; this is a bug")?;
+            let tls = match &roster_ca {
+                Some(roster_ca) => Some(member.give_tls(plan, seat, roster, roster_ca).await?),
+                None => None,
+            };
             let (endpoints, dir) = (me.endpoints.clone(), member.dir.clone());
-            places.push((rank, Place { name: me.name.clone(), id: me.id, endpoints, dir }));
+            places.push((rank, Place { name: me.name.clone(), id: me.id, endpoints, dir, tls }));
             member.roster_file =
                 seat.identity.keep_roster(&member.dir, roster, credentials).await?;
         }
@@ -245,6 +259,35 @@ impl Formed {
     }
 }
 
+impl Member {
+    /// Puts into the member's directory what its program needs for TLS with the others'.
+    async fn give_tls(
+        &mut self,
+        plan: &Plan,
+        seat: &Seat,
+        roster: &Roster,
+        roster_ca: &RosterCa,
+    ) -> anyhow::Result<TlsFiles> {
+        let doing = || format!("making what {} needs for TLS", self.name);
+        let portable = Portable::new(&seat.identity, roster).with_context(doing)?;
+        let tls = portable.tls_with(roster_ca.clone(), TLS_LIFE).await.with_context(doing)?;
+        portable::replace(&self.dir, tls.files(), durability(plan)).await.with_context(doing)?;
+        self.tls = Some(tls.client().with_context(doing)?);
+        Ok(self.tls_files())
+    }
+
+    /// Where that is, or would be.
+    pub(crate) fn tls_files(&self) -> TlsFiles {
+        let [cert, key, roster_ca] =
+            [portable::CERT_FILE, portable::KEY_FILE, portable::ROSTER_CA_FILE];
+        TlsFiles {
+            cert: self.dir.join(cert),
+            key: self.dir.join(key),
+            roster_ca: self.dir.join(roster_ca),
+        }
+    }
+}
+
 fn seat((identity, ports): (Identity, &Vec<Port>)) -> Seat {
     Seat { identity, endpoints: ports.iter().map(Port::endpoint).collect() }
 }
@@ -264,8 +307,7 @@ async fn cast(
     if plan.registry.is_none() {
         all.push(("xlReg".parse().context("the registry's name")?, registry_dir));
     }
-    let kept = plan.keep.is_some();
-    let durability = if kept { Durability::Lasting } else { Durability::Fleeting };
+    let (kept, durability) = (plan.keep.is_some(), durability(plan));
     let stop = stop.clone();
     let work = move || -> anyhow::Result<Vec<xlreg_node::Identity>> {
         let mut found = Vec::new();
@@ -308,6 +350,11 @@ async fn cast(
     let mut identities: Vec<_> = identities.into_iter().map(Identity::from).collect();
     let registry = if plan.registry.is_none() { identities.pop() } else { None };
     Ok(Cast { members: identities, registry })
+}
+
+/// What the members' files must outlive.
+fn durability(plan: &Plan) -> Durability {
+    if plan.keep.is_some() { Durability::Lasting } else { Durability::Fleeting }
 }
 
 fn new_identity(

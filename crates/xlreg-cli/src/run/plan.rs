@@ -51,6 +51,7 @@ pub(crate) struct Plan {
     pub(crate) address: Address,
     pub(crate) fixed_ports: Vec<u16>,
     pub(crate) self_join: bool,
+    pub(crate) tls: bool,
     pub(crate) program: String,
     pub(crate) arguments: Vec<Template>,
     pub(crate) variables: Vec<(String, Template)>,
@@ -105,7 +106,8 @@ impl Plan {
             Some(name) => name,
             None => unique_name()?,
         };
-        let offer = Offer { endpoints: args.endpoints as usize, roster: !args.self_join };
+        let offer =
+            Offer { endpoints: args.endpoints as usize, roster: !args.self_join, tls: args.tls };
         let template = |text: &str, of: &str| {
             Template::parse(text, &offer).map_err(|error| misuse(format!("in {of}: {error}")))
         };
@@ -140,6 +142,7 @@ impl Plan {
             address: args.address,
             fixed_ports: args.fixed_ports,
             self_join: args.self_join,
+            tls: args.tls,
             program: program.clone(),
             arguments: arguments.collect::<anyhow::Result<_>>()?,
             variables: variables.collect::<anyhow::Result<_>>()?,
@@ -195,6 +198,13 @@ fn refuse_contradictions(args: &Args) -> anyhow::Result<()> {
         return Err(misuse(
             "--ready tcp says nothing with --ports passed: those sockets take connections before \
              the program runs; use http:, line: or cmd:",
+        ));
+    }
+    if args.self_join && args.tls {
+        return Err(misuse(
+            "--tls trusts the roster, which with --self-join is known only once the programs have \
+             joined; let each make its files then: xlreg cluster export $XLREG_CLUSTER --format pem \
+             --offline $XLREG_DIR/tls",
         ));
     }
     if args.self_join && tcp {

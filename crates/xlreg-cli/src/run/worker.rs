@@ -18,7 +18,7 @@ use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output};
 use xlreg_launch::program::{Ports, Spawner, Spec};
 use xlreg_launch::supervise::{Ended, Failure, OnExit, Policy, supervise};
-use xlreg_launch::{Check, Places, Values};
+use xlreg_launch::{Check, Places, TlsFiles, Values};
 use xlreg_node::KeyPool;
 
 use super::console::{Console, Targets};
@@ -409,6 +409,7 @@ fn prepare(
     }
     for file in &plan.files {
         let path = member.dir.join(file.path.fill_with(&values));
+        refuse_tls_file(plan, member, &path)?;
         if !written.insert(path.clone()) {
             let message = format!(
                 "--template: {} would be written more than once; name it with {{name}}, or relative, \
@@ -423,7 +424,10 @@ fn prepare(
         }
         std::fs::write(&path, file.content.fill_with(&values)).with_context(doing)?;
     }
-    let check = plan.ready.as_ref().map(|ready| ready.check(&values, environment.clone()));
+    let check = plan
+        .ready
+        .as_ref()
+        .map(|ready| ready.check(&values, environment.clone(), member.tls.as_ref()));
     let fixed = !plan.fixed_ports.is_empty();
     let ports = match plan.ports {
         PortMode::Passed => Ports::Passed(ports.unwrap_or_default()),
@@ -443,6 +447,19 @@ fn prepare(
         ports,
     };
     Ok((spec, check.transpose()?))
+}
+
+/// A file of the user's can't be where one of ours is.
+fn refuse_tls_file(plan: &Plan, member: &Member, path: &Path) -> anyhow::Result<()> {
+    let TlsFiles { cert, key, roster_ca } = member.tls_files();
+    if plan.tls && [cert, key, roster_ca].iter().any(|own| own == path) {
+        let message = format!(
+            "--template: {} is where --tls puts a file of its own; choose another name",
+            path.display()
+        );
+        return Err(misuse(message));
+    }
+    Ok(())
 }
 
 /// The `XLREG_*` variables. Our caller's registry is not this cluster's.

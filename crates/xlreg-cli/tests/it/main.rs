@@ -11,6 +11,7 @@ mod barrier;
 mod crash;
 mod detached;
 mod doors;
+mod export;
 mod foreign;
 mod guard;
 mod helper;

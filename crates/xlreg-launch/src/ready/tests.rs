@@ -3,25 +3,41 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio_rustls::rustls;
+use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
+use tokio_rustls::rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use xlreg_core::{ClusterId, NodeId};
 
 use super::*;
 use crate::{Place, Places};
 
-const ONE: Offer = Offer { endpoints: 1, roster: true };
-const ALONE: Offer = Offer { endpoints: 1, roster: false };
+const ONE: Offer = Offer { endpoints: 1, roster: true, tls: false };
+const TLS: Offer = Offer { tls: true, ..ONE };
+const ALONE: Offer = Offer { endpoints: 1, roster: false, tls: false };
 
 /// The check that `text` becomes for a lone member_0 at `endpoint`.
 fn check_at(text: &str, endpoint: &str, env: Vec<Variable>) -> Result<Check, ReadinessError> {
+    check_by(text, endpoint, env, None)
+}
+
+fn check_by(
+    text: &str,
+    endpoint: &str,
+    env: Vec<Variable>,
+    tls: Option<&Tls>,
+) -> Result<Check, ReadinessError> {
     let member = Place {
         name: "member_0".parse().unwrap(),
         id: NodeId::from_bytes([0; 20]),
         endpoints: vec![endpoint.parse().unwrap()],
         dir: "/run/member_0".into(),
+        tls: None,
     };
     let places = Places {
         cluster: "alpha".to_owned(),
@@ -30,7 +46,7 @@ fn check_at(text: &str, endpoint: &str, env: Vec<Variable>) -> Result<Check, Rea
         members: vec![member],
     };
     let values = Values::Member { places: &places, rank: 0, roster_file: Path::new("/roster") };
-    Readiness::parse(text, &ONE)?.check(&values, env)
+    Readiness::parse(text, &TLS)?.check(&values, env, tls)
 }
 
 fn check(text: &str) -> Check {
@@ -61,7 +77,8 @@ fn flags_are_parsed() {
         ("ready", ONE, "\"ready\" does not say"),
         ("http:x", ONE, "\"http:x\" does not say"),
         ("TCP", ONE, "\"TCP\" does not say"),
-        ("https://{endpoint}/", ONE, "https:// can't be tried, for want of certificates"),
+        ("https:x", TLS, "\"https:x\" does not say"),
+        ("https://{endpoint}/", ONE, "https:// can be tried only with --tls, for want of"),
         ("tcp:", ONE, "tcp: has nothing after it; write tcp:{endpoint}"),
         ("line:", ONE, "line: has nothing after it; write line:listening"),
         ("cmd:", ONE, "cmd: has nothing after it"),
@@ -198,6 +215,104 @@ async fn http_says_who_refuses() {
     let address = socket.local_addr().unwrap();
     let trouble = attempt(&format!("http://{address}/")).await.unwrap_err();
     assert_eq!(trouble, format!("connection refused at {address}"));
+}
+
+/// A certificate for `host` below an authority of its own, and that.
+fn issued(host: &str) -> (rustls::sign::CertifiedKey, CertificateDer<'static>) {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new([host.to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let key = any_supported_type(&key).unwrap();
+    let certified = rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], key);
+    (certified, authority.der().clone())
+}
+
+/// A member's TLS that trusts `authority`, and shows nothing.
+fn trusting(authority: &CertificateDer<'static>) -> Tls {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.clone()).unwrap();
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// What one GET says to a server of 127.0.0.1 that shows `certified`, if it speaks TLS at all, and
+/// answers `answer`.
+async fn get_by(
+    tls: &Tls,
+    certified: Option<rustls::sign::CertifiedKey>,
+    answer: &'static [u8],
+) -> Result<(), String> {
+    let (listener, address) = listener().await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let Some(certified) = certified else {
+            // An error is a client that has heard enough.
+            let _heard = stream.write_all(answer).await;
+            return;
+        };
+        let shown = rustls::sign::SingleCertAndKey::from(certified);
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(shown));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let Ok(mut stream) = acceptor.accept(stream).await else { return };
+        let _length = stream.read(&mut [0; 1024]).await.unwrap();
+        stream.write_all(answer).await.unwrap();
+        stream.shutdown().await.unwrap();
+    });
+    let text = format!("https://{address}/up");
+    let check = check_by(&text, "127.0.0.1:1", Vec::new(), Some(tls)).unwrap();
+    let outcome = check.probe.attempt().await;
+    server.await.unwrap();
+    outcome.map_err(|trouble| trouble.replace(&address.to_string(), "ADDRESS"))
+}
+
+/// Only a server that the member would trust, under the name in the URL, can be ready.
+#[tokio::test]
+async fn https_is_ready_with_2xx_from_whom_the_member_trusts() {
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+    let (certified, authority) = issued("127.0.0.1");
+    let tls = trusting(&authority);
+    assert_eq!(get_by(&tls, Some(certified.clone()), OK).await, Ok(()));
+    let trouble = get_by(&tls, Some(certified.clone()), b"HTTP/1.1 503 Busy\r\n\r\n").await;
+    assert_eq!(trouble.unwrap_err(), "https://ADDRESS/up answered 503 Service Unavailable");
+
+    let begins = |trouble: Result<(), String>, with: &str| {
+        let trouble = trouble.unwrap_err();
+        let with = format!("no TLS with https://ADDRESS/up: {with}");
+        assert!(trouble.starts_with(&with), "{trouble}");
+    };
+    let stranger = trusting(&issued("127.0.0.1").1);
+    begins(get_by(&stranger, Some(certified), OK).await, "invalid peer certificate: BadSignature");
+    let (elsewhere, authority) = issued("127.0.0.2");
+    let tls = trusting(&authority);
+    begins(
+        get_by(&tls, Some(elsewhere), OK).await,
+        "invalid peer certificate: certificate not valid",
+    );
+    begins(get_by(&tls, None, OK).await, "received corrupt message");
+}
+
+/// Without TLS of its own, no check is made for what needs it.
+#[test]
+fn https_needs_something_to_trust() {
+    let refused = check_at("https://127.0.0.1:1/", "127.0.0.1:1", Vec::new());
+    assert!(matches!(refused, Err(ReadinessError::Https)));
+    let tls = trusting(&issued("a").1);
+    for text in ["https://127.0.0.1:0/", "https://", "https://node.0x1/"] {
+        let refused = check_by(text, "127.0.0.1:1", Vec::new(), Some(&tls));
+        assert!(matches!(refused, Err(ReadinessError::Url { .. })), "{text}");
+    }
 }
 
 /// The first line that matches ends the wait, whatever its end and its encoding.

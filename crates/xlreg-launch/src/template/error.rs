@@ -42,6 +42,17 @@ pub enum TemplateError {
         /// How many endpoints a member would have to have.
         endpoints: usize,
     },
+    /// A placeholder for a TLS file, where members have none.
+    #[error(
+        "{{{word}}} at {at}: members have files for TLS only with --tls; add that, or to have the \
+         brace as text, write \\{{{word}"
+    )]
+    NoTls {
+        /// The word.
+        word: &'static str,
+        /// Where its brace is.
+        at: At,
+    },
     /// A placeholder for what is known only once all have joined.
     #[error(
         "{{{word}}} at {at}: the program joins the cluster by itself, so before it starts there \

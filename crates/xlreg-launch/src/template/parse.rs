@@ -73,6 +73,9 @@ impl<'a> Parser<'a> {
         if !self.offer.roster && !own.is_known_alone() {
             return Err(error::no_roster(word, at, self.offer));
         }
+        if own.is_tls() && !self.offer.tls {
+            return Err(TemplateError::NoTls { word, at });
+        }
         if !self.offer.has(own) {
             return Err(TemplateError::NoEndpoint { word, at, endpoints: own.endpoints() });
         }
@@ -139,11 +142,10 @@ impl<'a> Parser<'a> {
         if let Some((keyword, _)) = list_keyword(word) {
             return Err(refuse(keyword));
         }
-        match self.own(begin, word)? {
-            // Where the others have theirs is not known, and would be of no use.
-            Own::Roster => Err(refuse("roster")),
-            own => Ok(own),
-        }
+        let own = self.own(begin, word)?;
+        // Where the others have theirs is not known, and would be of no use.
+        let word = OWN.into_iter().find(|(_, known)| *known == own && own.is_own_file());
+        word.map_or(Ok(own), |(word, _)| Err(refuse(word)))
     }
 
     /// The next token. Each is at least one byte of the text; none is its end.

@@ -4,10 +4,11 @@ use proptest::prelude::*;
 use xlreg_core::{ClusterId, NodeId};
 
 use super::*;
+use crate::TlsFiles;
 
-const ONE: Offer = Offer { endpoints: 1, roster: true };
-const TWO: Offer = Offer { endpoints: 2, roster: true };
-const ALONE: Offer = Offer { endpoints: 1, roster: false };
+const ONE: Offer = Offer { endpoints: 1, roster: true, tls: false };
+const TWO: Offer = Offer { endpoints: 2, roster: true, tls: true };
+const ALONE: Offer = Offer { endpoints: 1, roster: false, tls: false };
 
 /// Three members, each with two endpoints; the last has IPv6 ones.
 fn places() -> Places {
@@ -19,6 +20,11 @@ fn places() -> Places {
             format!("{host}:500{rank}").parse().unwrap(),
         ],
         dir: format!("/run/member_{rank}").into(),
+        tls: Some(TlsFiles {
+            cert: format!("/run/member_{rank}/cert.pem").into(),
+            key: format!("/run/member_{rank}/key.pem").into(),
+            roster_ca: format!("/run/member_{rank}/roster-ca.pem").into(),
+        }),
     };
     Places {
         cluster: "alpha".to_owned(),
@@ -52,6 +58,8 @@ fn own_placeholders_are_filled_in() {
         ("{host} {port}", "127.0.0.1 4001"),
         ("{endpoint1}", "127.0.0.1:5001"),
         ("{host1}{port1}", "127.0.0.15001"),
+        ("{cert} {key}", "/run/member_1/cert.pem /run/member_1/key.pem"),
+        ("{roster_ca}", "/run/member_1/roster-ca.pem"),
         ("{{name}}", "{member_1}"),
         ("é{name}é", "émember_1é"),
         ("$ {name}", "$ member_1"),
@@ -178,6 +186,11 @@ fn refusals_say_what_to_do() {
             r"{port1} at character 1: members have no endpoint of this number; run with --endpoints 2, or to have the brace as text, write \{port1",
         ),
         (
+            "{key}",
+            ONE,
+            r"{key} at character 1: members have files for TLS only with --tls; add that, or to have the brace as text, write \{key",
+        ),
+        (
             "{port}",
             ALONE,
             r"{port} at character 1: the program joins the cluster by itself, so before it starts there are only {name}, {size}, {cluster}, {dir}; leave the rest to the program, or to have the brace as text, write \{port",
@@ -261,8 +274,15 @@ fn what_is_almost_a_list_is_refused() {
         matches!(error, TemplateError::Separator { .. })
     });
     are_refused(
-        &["{peers , {peers , x}}", "{peers , {members}}", "{peers , {roster}}"],
-        ONE,
+        &[
+            "{peers , {peers , x}}",
+            "{peers , {members}}",
+            "{peers , {roster}}",
+            "{peers , {cert}}",
+            "{peers , {key}}",
+            "{peers , {roster_ca}}",
+        ],
+        TWO,
         |error| matches!(error, TemplateError::InList { .. }),
     );
 }
@@ -273,8 +293,11 @@ fn what_is_not_on_offer_is_refused() {
     are_refused(&["{endpoint1}", "{host1}", "{port1}", "{peers , {port1}}"], ONE, |error| {
         matches!(error, TemplateError::NoEndpoint { endpoints: 2, .. })
     });
+    are_refused(&["{cert}", "{key}", "{roster_ca}", "{peers , {key}}"], ONE, |error| {
+        matches!(error, TemplateError::NoTls { .. })
+    });
     are_refused(
-        &["{rank}", "{id}", "{roster}", "{port1}", "{cluster_id}", "{members , {name}}"],
+        &["{rank}", "{id}", "{roster}", "{port1}", "{cluster_id}", "{cert}", "{members , {name}}"],
         ALONE,
         |error| matches!(error, TemplateError::NoRoster { .. }),
     );

@@ -43,9 +43,16 @@ pub struct Base64Error {
 /// A public key as PEM, ending with a line end.
 #[must_use]
 pub fn encode_public(key: &PublicKey) -> String {
+    std::mem::take(&mut *encode(PUBLIC, key.der()))
+}
+
+/// Any DER as PEM, ending with a line end: what tools take under this label, which is theirs to
+/// choose. It is wiped when it is dropped.
+#[must_use]
+pub fn encode(label: &str, der: &[u8]) -> Zeroizing<String> {
     let mut writer = Writer::new("\n");
-    write_frame(&mut writer, PUBLIC, key.der());
-    std::mem::take(&mut *writer.finish())
+    write_frame(&mut writer, label, der);
+    writer.finish()
 }
 
 /// A public key from PEM, with nothing but blank lines around it.

@@ -141,6 +141,7 @@ fn member(key: &PrivateKey, endpoint: &str) -> Member {
         comms_key: key.public().clone(),
         sig_key: key.public().clone(),
         endpoints: vec![endpoint.parse().unwrap()],
+        entry_signature: None,
     }
 }
 
@@ -197,7 +198,7 @@ async fn a_certificate_is_good_whoever_signed_it_and_with_others_behind_it() {
     let entry = member(&key, "127.0.0.1:1");
     let issued = member_certificate(&key, &entry, SystemTime::now(), LIFE).unwrap();
     let by_somebody = certificate_of(&key, CertificateParams::default());
-    let anchors = roster_bundle(&key, [&entry]).unwrap();
+    let anchors = roster_bundle([&entry]).unwrap();
     for first in [own, issued, by_somebody] {
         for chain in [vec![], anchors.clone(), vec![first.clone(); 7]] {
             let chain = [vec![first.clone()], chain].concat();
@@ -396,7 +397,7 @@ async fn a_stock_client_with_the_rosters_bundle_takes_a_listener() {
     let issued = member_certificate(&other_key(), &ours, SystemTime::now(), LIFE).unwrap();
     let listener = showing(&other_key(), issued, &list);
     let mut roots = RootCertStore::empty();
-    for anchor in roster_bundle(&theirs, [&ours]).unwrap() {
+    for anchor in roster_bundle([&ours]).unwrap() {
         roots.add(anchor).unwrap();
     }
     let provider = crypto::provider();

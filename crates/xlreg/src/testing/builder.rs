@@ -13,7 +13,7 @@ use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::CLUSTER_SIZE_MAX;
 use xlreg_launch::port::Port;
 use xlreg_launch::program::Spec;
-use xlreg_launch::{Check, Offer, Place, Places, Readiness, Values};
+use xlreg_launch::{Check, Offer, Place, Places, Readiness, TlsFiles, Values};
 use xlreg_node::files::Durability;
 
 use super::cluster::{Life, TestCluster};
@@ -26,6 +26,7 @@ use super::threads::{Serve, Threads};
 use super::{background, keys};
 use crate::forming;
 use crate::identity::Identity;
+use crate::portable::{self, Portable, RosterCa, Tls};
 use crate::registry::Registry;
 use crate::roster::Roster;
 
@@ -44,6 +45,7 @@ pub struct Builder {
     endpoints: usize,
     timeout: Duration,
     fresh_keys: bool,
+    tls: bool,
     registry: Option<Registry>,
     serve: Option<Serve>,
     program: Option<OsString>,
@@ -58,6 +60,7 @@ struct Plan {
     names: Vec<Name>,
     timeout: Duration,
     fresh_keys: bool,
+    tls: bool,
     what: What,
     ready: Option<Readiness>,
 }
@@ -86,6 +89,7 @@ impl Default for Builder {
             endpoints: 1,
             timeout: Duration::from_secs(60),
             fresh_keys: false,
+            tls: false,
             registry: None,
             serve: None,
             program: None,
@@ -129,6 +133,14 @@ impl Builder {
     /// tenth of a second each. For tests of what others can't do without the right keys.
     pub fn fresh_keys(mut self) -> Self {
         self.fresh_keys = true;
+        self
+    }
+
+    /// Gives each member what it needs for TLS that trusts the cluster's members and nobody else, as
+    /// `xlreg run --tls` does: [`TestMember::tls`], and files for its program, by the placeholders
+    /// `{cert}`, `{key}` and `{roster_ca}`.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 
@@ -183,8 +195,8 @@ impl Builder {
     }
 
     /// When a member counts as ready, written as for `xlreg run --ready`: `tcp`, `tcp:HOST:PORT`,
-    /// `http://HOST:PORT/PATH`, `line:REGEX` or `cmd:COMMAND`, with placeholders. Unless this is
-    /// called, a program is ready once its first endpoint takes a connection, and a function at
+    /// `http://HOST:PORT/PATH` (or `https:` after [`Self::tls`]), `line:REGEX` or `cmd:COMMAND`, with
+    /// placeholders. Unless this is called, a program is ready once its first endpoint takes a connection, and a function at
     /// once, since connections have been waiting for it from the start.
     pub fn ready(mut self, when: impl Into<String>) -> Self {
         self.ready = Some(when.into());
@@ -240,7 +252,7 @@ impl Builder {
             return refused(format!("a cluster can't be named {text:?}"));
         };
         let names = (0..size).map(|rank| format!("member_{rank}").parse().expect("that is a name"));
-        let offer = Offer { endpoints, roster: true };
+        let offer = Offer { endpoints, roster: true, tls: self.tls };
         let what = self.what(&offer)?;
         let ready = match (&self.ready, &what) {
             (Some(text), What::Programs(_)) => Some(text.as_str()),
@@ -257,6 +269,7 @@ impl Builder {
             names: names.collect(),
             timeout: self.timeout,
             fresh_keys: self.fresh_keys,
+            tls: self.tls,
             what,
             ready: ready.map(|text| Readiness::parse(text, &offer)).transpose()?,
         })
@@ -308,26 +321,31 @@ async fn form(plan: &Plan, registry: Registry) -> Result<Formed, TestError> {
         endpoints: ports.iter().map(Port::endpoint).collect(),
     });
     let (new, seats, timeout) = (plan.new.clone(), seats.collect::<Vec<_>>(), plan.timeout);
+    let with_tls = plan.tls;
     let roster = background::run(async move {
         let roster = registry.form(&new, &seats, timeout, |_| {}).await?;
         for seat in &seats {
             let dir = seat.identity.dir().unwrap_or(Path::new("."));
             seat.identity.keep_roster(dir, &roster, registry.credentials()).await?;
         }
-        Ok::<_, TestError>(roster)
+        let identities = seats.iter().filter(|_| with_tls).map(|seat| &seat.identity);
+        let tls = give_tls(identities, &roster).await?;
+        Ok::<_, TestError>((roster, tls))
     });
-    let roster = Arc::new(roster.await??);
+    let (roster, tls) = roster.await??;
+    let (roster, mut tls) = (Arc::new(roster), tls.into_iter());
     let members: Vec<_> = identities
         .into_iter()
         .zip(ports)
         .enumerate()
-        .map(|(rank, (identity, ports))| seat(rank, identity, ports, &roster))
+        .map(|(rank, (identity, ports))| seat(rank, identity, ports, &roster, tls.next()))
         .collect();
     let places = members.iter().map(|member| Place {
         name: member.name().clone(),
         id: member.id(),
         endpoints: member.endpoints().to_vec(),
         dir: member.dir().to_owned(),
+        tls: member.tls().map(|_| tls_files(member.dir())),
     });
     let places = Places {
         cluster: roster.title(),
@@ -348,13 +366,44 @@ fn identities(names: &[Name], fresh: bool, dir: &Path) -> Result<Vec<Identity>, 
     kept.collect()
 }
 
+/// Makes what these members need for TLS, and puts it into their directories.
+async fn give_tls(
+    identities: impl Iterator<Item = &Identity>,
+    roster: &Roster,
+) -> Result<Vec<Tls>, TestError> {
+    let roster_ca = RosterCa::new(roster)?;
+    let mut all = Vec::new();
+    for identity in identities {
+        let portable = Portable::new(identity, roster)?;
+        let tls = portable.tls_with(roster_ca.clone(), portable::VALID).await?;
+        let dir = identity.dir().unwrap_or(Path::new("."));
+        portable::replace(dir, tls.files(), Durability::Fleeting).await?;
+        all.push(tls);
+    }
+    Ok(all)
+}
+
+fn tls_files(dir: &Path) -> TlsFiles {
+    TlsFiles {
+        cert: dir.join(portable::CERT_FILE),
+        key: dir.join(portable::KEY_FILE),
+        roster_ca: dir.join(portable::ROSTER_CA_FILE),
+    }
+}
+
 fn ports(count: usize) -> Result<Vec<Port>, TestError> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let taken = (0..count).map(|_| Port::bind(any)).collect::<Result<_, _>>();
     taken.map_err(|error| TestError::io("taking a port for a member", error))
 }
 
-fn seat(rank: usize, identity: Identity, ports: Vec<Port>, roster: &Arc<Roster>) -> TestMember {
+fn seat(
+    rank: usize,
+    identity: Identity,
+    ports: Vec<Port>,
+    roster: &Arc<Roster>,
+    tls: Option<Tls>,
+) -> TestMember {
     let dir = identity.dir().map_or_else(PathBuf::new, Path::to_owned);
     TestMember::new(Arc::new(Seat {
         rank,
@@ -362,6 +411,7 @@ fn seat(rank: usize, identity: Identity, ports: Vec<Port>, roster: &Arc<Roster>)
         roster: Arc::clone(roster),
         roster_file: dir.join("roster.json"),
         dir,
+        tls,
         addresses: ports.iter().map(Port::address).collect(),
         _ports: ports,
     }))
@@ -385,7 +435,9 @@ impl Plan {
             What::Programs(command) => command.environment(places, rank, roster_file),
             _ => programs::environment(places, rank, roster_file),
         };
-        Ok(Some(ready.check(&Values::Member { places, rank, roster_file }, environment)?))
+        let tls = member.tls().map(Tls::client).transpose()?;
+        let values = Values::Member { places, rank, roster_file };
+        Ok(Some(ready.check(&values, environment, tls.as_ref())?))
     }
 
     /// The same for later: a check is of use for one start.

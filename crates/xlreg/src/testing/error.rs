@@ -12,6 +12,7 @@ use xlreg_server::{HomeError, LocalServerError};
 
 use super::slot::MemberState;
 use crate::error::Error;
+use crate::portable::{PortableError, WriteError};
 
 /// Why a cluster for tests can't be made, or not do what it was asked to.
 ///
@@ -45,6 +46,12 @@ pub enum TestError {
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Nothing to speak TLS with.
+    #[error("making what members need for TLS: {0}")]
+    Tls(#[from] PortableError),
+    /// That could not be put into a member's directory.
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The operating system grants no port, thread, directory or file.
     #[error("{doing}: {source}")]
     Io {

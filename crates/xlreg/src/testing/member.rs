@@ -10,6 +10,7 @@ use xlreg_launch::port::Port;
 
 use super::error::TestError;
 use crate::identity::Identity;
+use crate::portable::Tls;
 use crate::roster::Roster;
 
 /// A member of a [`TestCluster`](super::TestCluster). Cheap to clone; clones share its listeners.
@@ -28,6 +29,7 @@ pub(super) struct Seat {
     pub(super) roster: Arc<Roster>,
     pub(super) dir: PathBuf,
     pub(super) roster_file: PathBuf,
+    pub(super) tls: Option<Tls>,
     pub(super) addresses: Vec<SocketAddr>,
     /// Keep its ports from others while nobody listens on them.
     pub(super) _ports: Vec<Port>,
@@ -126,6 +128,13 @@ impl TestMember {
     #[must_use]
     pub fn roster_file(&self) -> &Path {
         &self.seat.roster_file
+    }
+
+    /// What it needs for TLS with the others, if the builder was asked for that. Its program has the
+    /// same in files.
+    #[must_use]
+    pub fn tls(&self) -> Option<&Tls> {
+        self.seat.tls.as_ref()
     }
 
     /// Takes the listener of the endpoint with this number, from 0. It has been listening since

@@ -35,6 +35,29 @@ async fn they_are_told_what_xlreg_run_would_tell_them() {
     cluster.stop().await.unwrap();
 }
 
+/// Each has its own files, that of everybody's trust among them, and is asked by `https:` with them.
+#[tokio::test]
+async fn with_tls_they_have_files_for_it() {
+    let script = r#"test "$XLREG_CERT $XLREG_KEY $XLREG_ROSTER_CA" = "$1" && cd "$XLREG_DIR" &&
+                    stat -c '%a %n' cert.pem key.pem roster-ca.pem && echo up; sleep 600"#;
+    let cluster = shells(script).tls().args(["sh", "{cert} {key} {roster_ca}"]).start().await;
+    let cluster = cluster.unwrap();
+    cluster.wait_ready().await.unwrap();
+    for rank in 0..2 {
+        let output = cluster.output(rank);
+        assert!(output.ends_with("644 cert.pem\n600 key.pem\n644 roster-ca.pem\nup\n"), "{output}");
+        let (member, key) = (cluster.member(rank), cluster.member(rank).dir().join("key.pem"));
+        let tls = member.tls().unwrap();
+        assert_eq!(std::fs::read_to_string(key).unwrap(), *tls.key_pem());
+    }
+    cluster.stop().await.unwrap();
+
+    let without = shells("").ready("https://{endpoint}/").start().await.err().unwrap();
+    assert!(matches!(without, TestError::Readiness(_)), "{without}");
+    let without = shells("").arg("{key}").start().await.err().unwrap();
+    assert!(matches!(without, TestError::Template { .. }), "{without}");
+}
+
 #[tokio::test]
 async fn one_is_killed_paused_and_started_again() {
     let script = r#"echo start >>"$XLREG_DIR/starts"; echo up $(wc -l <"$XLREG_DIR/starts");
