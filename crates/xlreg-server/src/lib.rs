@@ -9,6 +9,7 @@
 //! | `door` | which wire a client speaks, told by its first bytes |
 //! | `connection` | one client of the old wire, from its hello to its end |
 //! | `modern` | one client of the modern door: TLS, HTTP/2, who it is |
+//! | `entrance` | its requests, counted until their answers have been taken |
 //! | `service` | each call of `xlreg.v2.Registry`, as a command or a question |
 //! | `watching` | following a cluster: what a watcher is told, and when it is given up |
 //! | `lifetimes` | ending clusters whose time is over |
@@ -25,6 +26,7 @@
 pub mod config;
 mod connection;
 mod door;
+mod entrance;
 pub mod home;
 mod lifetimes;
 pub mod local;

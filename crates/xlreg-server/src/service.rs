@@ -27,7 +27,8 @@ use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
 use crate::config::Listed;
-use crate::modern::{Peer, Shared, limited};
+use crate::entrance::limited;
+use crate::modern::{Peer, Shared};
 use crate::watching;
 
 /// Clusters in a page, unless the caller asks for fewer or more, and at most.
