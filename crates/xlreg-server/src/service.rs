@@ -299,10 +299,9 @@ impl Api {
         clusters.truncate(max);
         let last = clusters.last().filter(|_| more);
         let next_page_token = last.map_or_else(String::new, |last| last.name.to_string());
-        let told = |cluster: &Arc<Cluster>| {
-            convert::to_cluster(cluster, Detail { members: false, ..caller.sees(cluster) })
-        };
-        let clusters = clusters.iter().map(told).collect();
+        // With 256 keys for each of a thousand clusters, no client would take the answer.
+        let brief = Detail { members: false, keys: false };
+        let clusters = clusters.iter().map(|cluster| convert::to_cluster(cluster, brief)).collect();
         Ok(v2::ListClustersResponse { clusters, next_page_token })
     }
 
