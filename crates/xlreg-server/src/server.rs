@@ -241,7 +241,8 @@ impl Guest {
     async fn serve(self, mut stream: TcpStream) {
         let Self { number, peer, .. } = self;
         let hello = self.shared.bounds.hello;
-        let by = Instant::now() + hello;
+        let accepted = Instant::now();
+        let by = accepted + hello;
         let opening = tokio::select! {
             opening = timeout_at(by, self.first_bytes(&mut stream)) => opening,
             () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
@@ -254,7 +255,8 @@ impl Guest {
                 matches!(over, Over::Ended)
             }
             Ok((_, start)) if self.front.shared.legacy => {
-                let connection = Connection::new(stream, start, Arc::clone(&self.shared));
+                let shared = Arc::clone(&self.shared);
+                let connection = Connection::new(stream, start, shared, accepted);
                 let (story, closed) = connection.run().await;
                 tell(number, peer, &story, &closed);
                 matches!(closed, Closed::Ended(End::Bye))
