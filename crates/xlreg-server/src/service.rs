@@ -96,6 +96,20 @@ impl Api {
         self.in_time(self.shared.engine.apply(command)).await
     }
 
+    /// The same for commands after which a cluster may have to go with its owner. What follows from
+    /// them is done also if the caller hangs up before it is answered.
+    async fn apply_and_tether(&self, by: Fingerprint, command: Command) -> Result<Outcome, Fault> {
+        let Shared { engine, presence, .. } = &*self.shared;
+        let (engine, presence) = (Arc::clone(engine), presence.clone());
+        let applying = tokio::spawn(async move {
+            let outcome = engine.apply(command).await?;
+            presence.note(by, &outcome);
+            Ok(outcome)
+        });
+        // Only a runtime that comes to its end drops a task.
+        self.in_time(async { applying.await.unwrap_or(Err(ApplyError::Closed)) }).await
+    }
+
     async fn find(&self, key: &ClusterKey) -> Result<Arc<Cluster>, Fault> {
         self.in_time(self.shared.engine.find(key)).await
     }
@@ -203,15 +217,12 @@ impl Api {
         if let Some(key) = &new_comms {
             self.check_comms(&sig, key, &request.comms_proof)?;
         }
-        let tethered = self.shared.presence.is_tethered(&caller.key);
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
-        let Outcome::Rotated { ids, sig_key } = self.apply(command).await? else {
+        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(caller.key, command).await?
+        else {
             return Err(unexpected());
         };
         info!(old = %caller.key, new = %sig_key, "keys rotated");
-        if tethered {
-            self.shared.presence.tether(sig_key);
-        }
         let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
         let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
         Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
@@ -229,14 +240,12 @@ impl Api {
             fresh: ClusterId::from_bytes(random()),
             strict: true,
         };
-        let Outcome::Created { cluster, new } = self.apply(command).await? else {
+        let Outcome::Created { cluster, new } = self.apply_and_tether(caller.key, command).await?
+        else {
             return Err(unexpected());
         };
         if new {
             caller.log("created", &cluster);
-        }
-        if new && cluster.life.with_owner {
-            self.shared.presence.tether(caller.key);
         }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         Ok(v2::CreateClusterResponse { cluster: Some(told), created: new })
