@@ -27,7 +27,7 @@ use crate::lifetimes::{self, Presence};
 use crate::modern::{self, Front, Over, Peer};
 use crate::pool::Pool;
 use crate::rates::Rates;
-use crate::tally::Tally;
+use crate::tally::{Tally, site};
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors. Sessions under way go on and free some.
@@ -129,6 +129,7 @@ impl Server {
             requests: Tally::default(),
             requests_of: Tally::default(),
             watches: Tally::default(),
+            watches_of: Tally::default(),
             stop: stop.clone(),
         });
         let shared = Shared {
@@ -211,7 +212,7 @@ impl Server {
     ) {
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let max = self.shared.bounds.max_per_address;
-        let Some(place) = self.counters.addresses.take(peer.ip(), max) else {
+        let Some(place) = self.counters.addresses.take(site(peer.ip()), max) else {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
             debug!(%peer, "turned away: {max} connections from this address are open");
             return;
@@ -322,7 +323,7 @@ async fn renew(tls: Arc<ServerTls>) {
 fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over) {
     let key = who.map(|who| display(who.print()));
     match over {
-        Over::Stalled | Over::Connections(_) => {
+        Over::Stalled | Over::Flooded | Over::Connections(_) => {
             info!(session = number, %peer, key, "connection over: {over}");
         }
         _ => debug!(session = number, %peer, key, "connection over: {over}"),

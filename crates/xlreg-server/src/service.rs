@@ -165,10 +165,9 @@ impl Api {
             // It has been proven before, so it need not be again.
             Some(id) if known(&id) => id,
             _ => {
-                let address = caller.peer.address.ip();
                 let new = claimed.is_none_or(|id| !caller.node.ids.contains(&id));
                 if new {
-                    let checked = self.shared.registration_rates.check(&address);
+                    let checked = self.shared.registration_rates.check(&caller.peer.site);
                     checked.map_err(|wait| limited("registrations", wait))?;
                 }
                 self.check_comms(&caller.key, &comms, &request.comms_proof)?;
@@ -328,6 +327,8 @@ impl Api {
             .watches
             .take(caller.key, max)
             .ok_or(xlreg_core::Refusal::Quota { what: "clusters that it watches", max })?;
+        // There is no bound on these but the connection's on streams.
+        let following = caller.peer.following.take((), usize::MAX);
         let Some(receiver) = self.shared.engine.watch(&cluster.id) else {
             return Err(xlreg_core::Refusal::unknown(&key).into());
         };
@@ -337,7 +338,7 @@ impl Api {
             actor: caller.actor(),
             after: request.after_revision,
             receiver,
-            _place: place,
+            _places: (place, following),
         };
         Ok(watch.start())
     }
