@@ -130,7 +130,8 @@ pub mod join_policy {
     pub struct Token {}
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     pub struct Keys {
-        /// Fingerprints of sig keys, 1 to 256. Told only to the owner and to administrators.
+        /// Fingerprints of sig keys, 1 to 256. Told only to the owner and to administrators, and not in
+        /// lists.
         #[prost(bytes = "vec", repeated, tag = "1")]
         pub sig_key_sha256: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     }
@@ -263,7 +264,7 @@ pub struct ListClustersRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListClustersResponse {
-    /// Without members.
+    /// Without members, and without the keys of their policies.
     #[prost(message, repeated, tag = "1")]
     pub clusters: ::prost::alloc::vec::Vec<Cluster>,
     /// Empty after the last page.
@@ -1019,8 +1020,9 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "GetSignedRoster"));
             self.inner.unary(req, path, codec).await
         }
-        /// The registry's clusters in the order of their names, without their members. A registry may be
-        /// configured to list to each key only what it owns or is a member of.
+        /// The registry's clusters in the order of their names, without their members and without the
+        /// keys of their policies. A registry may be configured to list to each key only what it owns or
+        /// is a member of.
         ///
         /// Errors: INVALID_FIELD for a page token that this registry did not give.
         pub async fn list_clusters(
@@ -1369,8 +1371,9 @@ pub mod registry_server {
             tonic::Response<super::GetSignedRosterResponse>,
             tonic::Status,
         >;
-        /// The registry's clusters in the order of their names, without their members. A registry may be
-        /// configured to list to each key only what it owns or is a member of.
+        /// The registry's clusters in the order of their names, without their members and without the
+        /// keys of their policies. A registry may be configured to list to each key only what it owns or
+        /// is a member of.
         ///
         /// Errors: INVALID_FIELD for a page token that this registry did not give.
         async fn list_clusters(

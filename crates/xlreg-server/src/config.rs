@@ -41,18 +41,24 @@ pub struct Modern {
     pub handshakes_max: usize,
     /// The same from one IP address.
     pub handshakes_per_address_max: usize,
-    /// Connections that one sig key may have open.
+    /// Connections that one sig key may have open. One more is told so when it asks for something,
+    /// and closed; until then it counts as a handshake.
     pub connections_per_key_max: usize,
     /// Streams that may follow a cluster for one sig key. An idle one costs a connection, or some
     /// KiB on one that is there.
     pub watches_per_key_max: usize,
+    /// The same for one IP address.
+    pub watches_per_address_max: usize,
+    /// The same in all.
+    pub watches_max: usize,
     /// Requests under way at once on one connection.
     pub streams_per_connection_max: u32,
-    /// Requests under way for one sig key, until their answers have been taken.
+    /// Requests under way for one sig key, until their answers have been taken; streams of health
+    /// checks and reflection are among them for as long as they are open.
     pub requests_per_key_max: usize,
     /// The same for one IP address.
     pub requests_per_address_max: usize,
-    /// The same in all. An answer that nobody takes may cost 100 KiB, for as long as `request` and
+    /// The same in all. An answer that nobody takes may cost 300 KiB, for as long as `request` and
     /// `stall` together.
     pub requests_max: usize,
     /// Handshakes of one IP address.
@@ -61,13 +67,14 @@ pub struct Modern {
     pub requests: Rate,
     /// New IDs for one IP address.
     pub registrations: Rate,
-    /// How long a connection may be silent before it is closed, unless it follows a cluster.
+    /// How long a connection may be silent before it is asked to close, unless it follows a cluster.
+    /// After `request` and `stall` together it is cut off.
     pub idle: Duration,
     /// How long a request may wait for the store.
     pub request: Duration,
     /// How often a watcher of a quiet cluster is told that there is nothing new.
     pub heartbeat: Duration,
-    /// How long a watcher may take nothing in before its connection is cut off.
+    /// How long a client may take nothing in of what it is sent before its connection is cut off.
     pub stall: Duration,
     /// How long the owner of a cluster that lives as long as its owner is connected may be away.
     pub owner_grace: Duration,
@@ -80,6 +87,8 @@ impl Default for Modern {
             handshakes_per_address_max: 256,
             connections_per_key_max: 1024,
             watches_per_key_max: 1024,
+            watches_per_address_max: 32_768,
+            watches_max: 131_072,
             streams_per_connection_max: 128,
             requests_per_key_max: 256,
             requests_per_address_max: 1024,
@@ -200,6 +209,8 @@ pub struct FileModern {
     handshakes_per_address_max: Option<usize>,
     connections_per_key_max: Option<usize>,
     watches_per_key_max: Option<usize>,
+    watches_per_address_max: Option<usize>,
+    watches_max: Option<usize>,
     streams_per_connection_max: Option<u32>,
     requests_per_key_max: Option<usize>,
     requests_per_address_max: Option<usize>,
@@ -401,6 +412,12 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             file.watches_per_key_max,
             default.watches_per_key_max,
         )?,
+        watches_per_address_max: count(
+            "modern.watches-per-address-max",
+            file.watches_per_address_max,
+            default.watches_per_address_max,
+        )?,
+        watches_max: count("modern.watches-max", file.watches_max, default.watches_max)?,
         streams_per_connection_max: small(
             "modern.streams-per-connection-max",
             file.streams_per_connection_max,
@@ -523,6 +540,8 @@ mod tests {
             handshakes-per-address-max = 32
             connections-per-key-max = 33
             watches-per-key-max = 34
+            watches-per-address-max = 54
+            watches-max = 55
             streams-per-connection-max = 35
             requests-per-key-max = 51
             requests-per-address-max = 52
@@ -569,6 +588,8 @@ mod tests {
                 handshakes_per_address_max: 32,
                 connections_per_key_max: 33,
                 watches_per_key_max: 34,
+                watches_per_address_max: 54,
+                watches_max: 55,
                 streams_per_connection_max: 35,
                 requests_per_key_max: 51,
                 requests_per_address_max: 52,

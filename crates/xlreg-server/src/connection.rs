@@ -116,16 +116,18 @@ pub(crate) struct Connection<S> {
     /// What has been read of its hello already.
     start: Vec<u8>,
     shared: Arc<Shared>,
+    accepted: Instant,
     /// When the session as a whole must be over.
     end: Instant,
     story: Story,
 }
 
 impl<S: Transport> Connection<S> {
-    /// A connection whose first bytes, as many as a hello has at most, are `start`.
-    pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>) -> Self {
-        let end = Instant::now() + shared.bounds.session;
-        Self { stream, start, shared, end, story: Story::default() }
+    /// A connection that was accepted then, and whose first bytes, as many as a hello has at most,
+    /// are `start`.
+    pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>, accepted: Instant) -> Self {
+        let end = accepted + shared.bounds.session;
+        Self { stream, start, shared, accepted, end, story: Story::default() }
     }
 
     /// Serves the client until one of us has had enough.
@@ -135,7 +137,8 @@ impl<S: Transport> Connection<S> {
     }
 
     async fn converse(&mut self) -> Result<std::convert::Infallible, Closed> {
-        let by = self.deadline("hello", self.shared.bounds.hello);
+        let hello = self.shared.bounds.hello;
+        let by = Deadline { at: self.accepted + hello, waited_for: "hello", allowed: hello };
         let packet = self.read_hello(&by).await?;
         let by = Deadline { waited_for: "turn to open the hello", ..by };
         let opened = timeout_at(by.at, self.shared.pool.open(packet)).await;

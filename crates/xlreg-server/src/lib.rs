@@ -9,6 +9,8 @@
 //! | `door` | which wire a client speaks, told by its first bytes |
 //! | `connection` | one client of the old wire, from its hello to its end |
 //! | `modern` | one client of the modern door: TLS, HTTP/2, who it is |
+//! | `meter` | what a connection may send that is no request |
+//! | `entrance` | its requests, counted until their answers have been taken |
 //! | `service` | each call of `xlreg.v2.Registry`, as a command or a question |
 //! | `watching` | following a cluster: what a watcher is told, and when it is given up |
 //! | `notary` | signing rosters: one at a time, and no oftener than need be |
@@ -26,9 +28,11 @@
 pub mod config;
 mod connection;
 mod door;
+mod entrance;
 pub mod home;
 mod lifetimes;
 pub mod local;
+mod meter;
 mod modern;
 mod notary;
 pub mod pool;

@@ -45,15 +45,28 @@ impl Presence {
         Self { connections, departures, tethers: Arc::default(), clock }
     }
 
+    /// Notes whose leaving ends clusters from now on, after what `by` has done.
+    pub(crate) fn note(&self, by: Fingerprint, outcome: &Outcome) {
+        match outcome {
+            Outcome::Created { cluster, new: true } if cluster.life.with_owner => self.tether(by),
+            Outcome::Rotated { sig_key, .. } if self.is_tethered(&by) => self.tether(*sig_key),
+            _ => {}
+        }
+    }
+
     /// From now on, clusters may end when `key` leaves; or has left already.
-    pub(crate) fn tether(&self, key: Fingerprint) {
+    fn tether(&self, key: Fingerprint) {
         lock(&self.tethers).insert(key);
         self.depart(key);
     }
 
     /// Whether clusters may end when `key` leaves.
-    pub(crate) fn is_tethered(&self, key: &Fingerprint) -> bool {
+    fn is_tethered(&self, key: &Fingerprint) -> bool {
         lock(&self.tethers).contains(key)
+    }
+
+    fn is_here(&self, key: &Fingerprint) -> bool {
+        self.connections.of(key) > 0
     }
 
     /// Counts a connection of `key`, unless it has `max` already.
@@ -69,7 +82,7 @@ impl Presence {
             return;
         }
         let mut since = lock(&self.departures.since);
-        if self.connections.of(&key) == 0 {
+        if !self.is_here(&key) {
             since.insert(key, self.clock.now());
             drop(since);
             self.departures.news.notify_one();
@@ -145,7 +158,7 @@ pub(crate) async fn run(engine: Arc<dyn Engine>, presence: Presence, grace: Dura
                         if !presence.settle(&key, since) {
                             continue;
                         }
-                        end_with(&*engine, &key).await
+                        end_with(&*engine, &presence, key).await
                     }
                     None => Ok(()),
                 };
@@ -169,11 +182,19 @@ async fn expire(engine: &dyn Engine, id: ClusterId) -> Result<(), ApplyError> {
     }
 }
 
-/// Ends the clusters that were to live as long as this owner is there.
-async fn end_with(engine: &dyn Engine, owner: &Fingerprint) -> Result<(), ApplyError> {
-    let own = Listing { of: Some(*owner), after: None, max: usize::MAX };
+/// Ends the clusters that were to live as long as this owner is there, unless it comes back amid.
+async fn end_with(
+    engine: &dyn Engine,
+    presence: &Presence,
+    owner: Fingerprint,
+) -> Result<(), ApplyError> {
+    let own = Listing { of: Some(owner), after: None, max: usize::MAX };
     for cluster in engine.list(&own).await? {
-        if cluster.life.with_owner && cluster.owner == Some(*owner) {
+        if cluster.life.with_owner && cluster.owner == Some(owner) {
+            if presence.is_here(&owner) {
+                presence.tether(owner);
+                return Ok(());
+            }
             end(engine, cluster.id, Because::OwnerGone).await?;
         }
     }

@@ -1,43 +1,41 @@
 //! The modern door: TLS 1.3 and gRPC on one connection.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::body::Body;
 use tonic::service::Routes;
-use tower::{Service, ServiceExt as _};
 use xlreg_api::fault::Fault;
-use xlreg_api::v2::ErrorReason;
 use xlreg_api::v2::registry_server::RegistryServer;
-use xlreg_core::{Fingerprint, PublicKey};
+use xlreg_core::{Fingerprint, PublicKey, Refusal};
 use xlreg_proto::session::Identity;
 use xlreg_store::Engine;
 use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
+use crate::door::Rewound;
+use crate::entrance::{Entrance, Owed, refusal};
 use crate::lifetimes::Presence;
+use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
 use crate::rates::Rates;
 use crate::service::Api;
-use crate::tally::{Place, Tally};
+use crate::tally::{Place, Tally, site};
 
 /// Bytes of a request's headers. Stock clients send some hundred.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -54,6 +52,9 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 
 /// Streams that a client may open and reset at once before it is cut off (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
+
+/// What each client of HTTP/2 says first: RFC 9113, section 3.4.
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How often a silent connection is asked whether it is there, and how long it has to say so.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -72,16 +73,18 @@ pub(crate) struct Shared {
     /// Who is connected.
     pub(crate) presence: Presence,
     /// Handshakes under way, of each address and in all.
-    pub(crate) handshakes: Tally<Option<std::net::IpAddr>>,
-    pub(crate) handshake_rates: Rates<std::net::IpAddr>,
+    pub(crate) handshakes: Tally<Option<IpAddr>>,
+    pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
-    pub(crate) registration_rates: Rates<std::net::IpAddr>,
+    pub(crate) registration_rates: Rates<IpAddr>,
     /// Requests whose answers have not been taken yet, of each key.
     pub(crate) requests: Tally<Fingerprint>,
     /// The same of each address, and in all.
-    pub(crate) requests_of: Tally<Option<std::net::IpAddr>>,
+    pub(crate) requests_of: Tally<Option<IpAddr>>,
     /// Streams that follow a cluster, of each key.
     pub(crate) watches: Tally<Fingerprint>,
+    /// The same of each address, and in all.
+    pub(crate) watches_of: Tally<Option<IpAddr>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -89,7 +92,7 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) shared: Arc<Shared>,
-    routes: Routes,
+    pub(crate) routes: Routes,
     health: tonic_health::server::HealthReporter,
 }
 
@@ -98,13 +101,19 @@ pub(crate) struct Front {
 pub(crate) struct Peer {
     pub(crate) key: PublicKey,
     pub(crate) address: SocketAddr,
+    /// What counts as its address.
+    pub(crate) site: IpAddr,
     /// Cuts the connection off.
     pub(crate) cut: CancellationToken,
+    /// What it may send that is no request.
+    pub(crate) credit: Arc<Credit>,
+    /// Its streams that follow a cluster.
+    pub(crate) following: Tally<()>,
+    /// Answers that have not been taken yet.
+    pub(crate) owed: Owed,
     /// When the last request came, in milliseconds since the connection was made.
     used: AtomicU64,
     began: Instant,
-    /// Answers that have not been taken yet.
-    owed: Owed,
 }
 
 impl Peer {
@@ -112,7 +121,8 @@ impl Peer {
         self.key.fingerprint()
     }
 
-    fn touch(&self) {
+    /// Notes that it has asked for something.
+    pub(crate) fn touch(&self) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.used.store(millis, Ordering::Relaxed);
     }
@@ -120,6 +130,23 @@ impl Peer {
     fn last_used(&self) -> Instant {
         self.began + Duration::from_millis(self.used.load(Ordering::Relaxed))
     }
+
+    /// How its connection came to an end.
+    fn judge(&self, ended: hyper::Result<()>) -> Over {
+        match (self.credit.offence(), ended) {
+            (Some(Offence::Flood), _) => Over::Flooded,
+            (Some(Offence::Stall), _) => Over::Stalled,
+            (None, Err(error)) => Over::Broken(error),
+            (None, Ok(())) => Over::Ended,
+        }
+    }
+}
+
+/// A client whose handshake is done, and the places that it had for it.
+struct Shaken<S: AsyncWrite + Unpin> {
+    stream: Rewound<TlsStream<Gathered<Metered<S>>>>,
+    peer: Arc<Peer>,
+    _places: [Place<Option<IpAddr>>; 2],
 }
 
 /// Why a connection is over.
@@ -129,11 +156,14 @@ pub(crate) enum Over {
     #[error("turned away: {0}")]
     Crowded(&'static str),
     /// The handshake took too long.
-    #[error("no TLS handshake in {} ms", .0.as_millis())]
+    #[error("no handshake of TLS and HTTP/2 in {} ms", .0.as_millis())]
     Late(Duration),
     /// The handshake failed.
     #[error("the TLS handshake failed: {}", explain(.0))]
     Handshake(#[source] std::io::Error),
+    /// It does not speak HTTP/2, or hung up before it did.
+    #[error("what came after the TLS handshake is not HTTP/2")]
+    NotHttp,
     /// One key has too many connections.
     #[error("turned away: its key has {0} connections open already")]
     Connections(usize),
@@ -143,6 +173,15 @@ pub(crate) enum Over {
     /// It was cut off because it took nothing in.
     #[error("cut off: it did not read what it had asked for")]
     Stalled,
+    /// It was cut off because it sent what asks for nothing.
+    #[error("cut off: it sent more than its requests account for")]
+    Flooded,
+    /// It was cut off because it had nothing to ask, and did not close.
+    #[error("cut off: it was idle, and did not close when asked to")]
+    Idle,
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Stopping,
     /// It broke, or broke the rules of HTTP/2.
     #[error("the connection broke: {0}")]
     Broken(#[source] hyper::Error),
@@ -182,15 +221,20 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (stream, peer) = match self.shake_hands(stream, address, by).await {
+        let shaken = tokio::select! {
+            shaken = self.shake_hands(stream, address, by) => shaken,
+            () = self.shared.stop.cancelled() => Err(Over::Stopping),
+        };
+        let shaken = match shaken {
             Ok(shaken) => shaken,
             Err(over) => return (None, over),
         };
+        let peer = Arc::clone(&shaken.peer);
         let max = self.shared.bounds.connections_per_key_max;
-        let Some(_present) = self.shared.presence.arrive(peer.print(), max) else {
-            return (Some(peer), Over::Connections(max));
+        let over = match self.shared.presence.arrive(peer.print(), max) {
+            Some(_present) => self.converse(shaken).await,
+            None => self.turn_away(shaken, max, by).await,
         };
-        let over = self.converse(stream, &peer).await;
         (Some(peer), over)
     }
 
@@ -200,87 +244,152 @@ impl Front {
         stream: S,
         address: SocketAddr,
         by: Instant,
-    ) -> Result<(TlsStream<Gathered<S>>, Arc<Peer>), Over>
+    ) -> Result<Shaken<S>, Over>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Shared { bounds, handshakes, handshake_rates, tls, .. } = &*self.shared;
-        let ip = address.ip();
-        let crowded = Over::Crowded("too many handshakes are under way");
-        let _of_all = handshakes.take(None, bounds.handshakes_max).ok_or(crowded)?;
-        let crowded = Over::Crowded("too many handshakes of its address are under way");
-        let _of_address =
-            handshakes.take(Some(ip), bounds.handshakes_per_address_max).ok_or(crowded)?;
-        let fast = |_| Over::Crowded("too many handshakes of its address in too short a time");
-        handshake_rates.check(&ip).map_err(fast)?;
+        let Shared { bounds, tls, .. } = &*self.shared;
+        let site = site(address.ip());
+        let places = self.shared.begin_handshake(site)?;
+        let credit = Arc::new(Credit::new());
+        let stream = Metered::new(stream, Arc::clone(&credit), bounds.stall);
         let began = Instant::now();
+        let late = |_| Over::Late(began.elapsed());
         let accepting = TlsAcceptor::from(tls.config()).accept(Gathered::new(stream));
-        let stream = timeout_at(by, accepting)
-            .await
-            .map_err(|_| Over::Late(began.elapsed()))?
-            .map_err(Over::Handshake)?;
+        let mut stream = timeout_at(by, accepting).await.map_err(late)?.map_err(Over::Handshake)?;
         // The verifier has taken it for a key, so it is one; the handshake failed otherwise.
         let key = xlreg_tls::peer_key(stream.get_ref().1)
             .ok_or_else(|| Over::Handshake(std::io::ErrorKind::InvalidData.into()))?;
-        let peer = Peer {
+        // hyper would wait for this without end.
+        let mut preface = [0; PREFACE.len()];
+        let read = timeout_at(by, stream.read_exact(&mut preface)).await.map_err(late)?;
+        if read.is_err() || preface != PREFACE {
+            return Err(Over::NotHttp);
+        }
+        let peer = Arc::new(Peer {
             key,
             address,
+            site,
             cut: CancellationToken::new(),
+            credit,
+            following: Tally::default(),
+            owed: Owed::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
-            owed: Owed::default(),
-        };
-        Ok((stream, Arc::new(peer)))
+        });
+        Ok(Shaken { stream: Rewound::new(preface.to_vec(), stream), peer, _places: places })
     }
 
     /// Answers requests until one of us has had enough.
-    async fn converse<S>(&self, stream: S, peer: &Arc<Peer>) -> Over
+    async fn converse<S>(&self, shaken: Shaken<S>) -> Over
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shared { bounds, stop, watches, .. } = &*self.shared;
+        let Shaken { stream, peer, _places: handshake } = shaken;
+        drop(handshake);
+        let Shared { bounds, stop, .. } = &*self.shared;
         let service =
-            TowerToHyperService::new(Entrance { front: self.clone(), peer: Arc::clone(peer) });
-        let mut connection = pin!(
-            http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .auto_date_header(false)
-                .max_concurrent_streams(bounds.streams_per_connection_max)
-                .max_header_list_size(HEADERS_BYTES_MAX)
-                .max_pending_accept_reset_streams(RESETS_MAX)
-                .max_local_error_reset_streams(RESETS_MAX)
-                .initial_stream_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(WINDOW_BYTES)
-                .max_send_buf_size(SEND_BYTES_MAX)
-                .keep_alive_interval(PING_EVERY)
-                .keep_alive_timeout(PING_WAIT)
-                .serve_connection(TokioIo::new(stream), service)
-        );
-        let mut stopping = false;
-        let mut overdue = pin!(peer.owed.too_long(bounds.request + bounds.stall));
-        let mut idle = Instant::now() + bounds.idle;
+            TowerToHyperService::new(Entrance { front: self.clone(), peer: Arc::clone(&peer) });
+        let connection = http2(bounds).serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let answer_time = bounds.request + bounds.stall;
+        let mut overdue = pin!(peer.owed.too_long(answer_time));
+        let mut closing = Closing::No;
+        let mut look = Instant::now() + bounds.idle;
         loop {
             tokio::select! {
-                ended = connection.as_mut() => return ended.map_or_else(Over::Broken, |()| Over::Ended),
+                ended = connection.as_mut() => return peer.judge(ended),
                 () = peer.cut.cancelled() => return Over::Stalled,
                 () = overdue.as_mut() => return Over::Stalled,
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = stop.cancelled(), if closing != Closing::Stopping => {
+                    // From here on the drain's time counts.
+                    closing = Closing::Stopping;
                     connection.as_mut().graceful_shutdown();
                 }
-                () = sleep_until(idle), if !stopping => {
-                    idle = peer.last_used() + bounds.idle;
-                    let watching = watches.of(&peer.print()) > 0;
-                    if watching {
-                        idle = Instant::now() + bounds.idle;
-                    } else if idle <= Instant::now() {
-                        stopping = true;
+                () = sleep_until(look), if closing == Closing::No => {
+                    let following = peer.following.of(&()) > 0;
+                    let used = if following { Instant::now() } else { peer.last_used() };
+                    look = used + bounds.idle;
+                    if look <= Instant::now() {
+                        // What is under way has the time that it always has.
+                        (closing, look) = (Closing::Idle, Instant::now() + answer_time);
                         connection.as_mut().graceful_shutdown();
                     }
                 }
+                () = sleep_until(look), if closing == Closing::Idle => return Over::Idle,
             }
         }
     }
+
+    /// Tells a client, whatever it asks, that its key has too many connections, and closes. That is
+    /// still a part of the handshake, in its time and its places.
+    async fn turn_away<S>(&self, shaken: Shaken<S>, max: usize, by: Instant) -> Over
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Shaken { stream, peer: _, _places: _handshake } = shaken;
+        let told = CancellationToken::new();
+        let service = service_fn(|_: Request<Incoming>| {
+            told.cancel();
+            let fault = Fault::from(Refusal::Quota { what: "connections", max });
+            std::future::ready(Ok::<_, Infallible>(refusal(fault)))
+        });
+        let connection = http2(&self.shared.bounds).serve_connection(TokioIo::new(stream), service);
+        let mut connection = pin!(connection);
+        let asked = timeout_at(by, async {
+            tokio::select! {
+                _over = connection.as_mut() => {}
+                () = told.cancelled() => {}
+                () = self.shared.stop.cancelled() => {}
+            }
+        });
+        if asked.await.is_ok() {
+            connection.as_mut().graceful_shutdown();
+            let _closed = timeout_at(by, connection).await;
+        }
+        Over::Connections(max)
+    }
+}
+
+impl Shared {
+    /// Takes the places of a handshake: of its address, and of all.
+    fn begin_handshake(&self, site: IpAddr) -> Result<[Place<Option<IpAddr>>; 2], Over> {
+        let Self { bounds, handshakes, handshake_rates, .. } = self;
+        let crowded = Over::Crowded("too many handshakes are under way");
+        let of_all = handshakes.take(None, bounds.handshakes_max).ok_or(crowded)?;
+        let crowded = Over::Crowded("too many handshakes of its address are under way");
+        let of_address =
+            handshakes.take(Some(site), bounds.handshakes_per_address_max).ok_or(crowded)?;
+        let fast = |_| Over::Crowded("too many handshakes of its address in too short a time");
+        handshake_rates.check(&site).map_err(fast)?;
+        Ok([of_all, of_address])
+    }
+}
+
+/// Whether a connection takes no more requests, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    Idle,
+    Stopping,
+}
+
+/// HTTP/2 within our bounds.
+fn http2(bounds: &Modern) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(bounds.streams_per_connection_max)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
+        .max_local_error_reset_streams(RESETS_MAX)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_send_buf_size(SEND_BYTES_MAX)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WAIT);
+    builder
 }
 
 /// Adds the service by which clients learn of all the others, in both of its versions.
@@ -296,153 +405,4 @@ fn reflected(routes: Routes) -> Routes {
         // The descriptors were generated from the same file as the service, and a test reads them.
         _ => routes,
     }
-}
-
-/// Where the requests of one connection come in: each is counted, and told whose it is.
-#[derive(Clone)]
-struct Entrance {
-    front: Front,
-    peer: Arc<Peer>,
-}
-
-impl Service<Request<hyper::body::Incoming>> for Entrance {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, mut request: Request<hyper::body::Incoming>) -> Self::Future {
-        self.peer.touch();
-        if let Err(wait) = self.front.shared.request_rates.check(&self.peer.print()) {
-            let status = Status::from(limited("requests", wait));
-            return Box::pin(async move { Ok(status.into_http()) });
-        }
-        let taken = match self.front.take_request(&self.peer, request.uri().path()) {
-            Ok(taken) => taken,
-            Err(fault) => {
-                let status = Status::from(fault);
-                return Box::pin(async move { Ok(status.into_http()) });
-            }
-        };
-        request.extensions_mut().insert(Arc::clone(&self.peer));
-        let answer = self.front.routes.clone().oneshot(request);
-        Box::pin(async move {
-            let answer = answer.await?;
-            Ok(answer.map(|body| match taken {
-                Some(taken) => Body::new(Answer { body, _taken: taken }),
-                None => body,
-            }))
-        })
-    }
-}
-
-/// Calls whose answers are streams without an end, and held to bounds of their own.
-const STREAMS: [&str; 4] = [
-    "/xlreg.v2.Registry/WatchCluster",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
-
-impl Front {
-    /// Counts a request until its answer has been taken: an answer that nobody takes is memory.
-    fn take_request(&self, peer: &Arc<Peer>, path: &str) -> Result<Option<Taken>, Fault> {
-        if STREAMS.contains(&path) {
-            return Ok(None);
-        }
-        let Shared { bounds, requests, requests_of, .. } = &*self.shared;
-        let crowded = || limited("requests under way", bounds.stall);
-        let places = (
-            requests.take(peer.print(), bounds.requests_per_key_max).ok_or_else(crowded)?,
-            requests_of
-                .take(Some(peer.address.ip()), bounds.requests_per_address_max)
-                .ok_or_else(crowded)?,
-            requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?,
-        );
-        Ok(Some(Taken { number: peer.owed.begin(), peer: Arc::clone(peer), _places: places }))
-    }
-}
-
-/// Answers of one connection that have not been taken, and since when.
-#[derive(Debug, Default)]
-struct Owed(Mutex<(u64, BTreeMap<u64, Instant>)>);
-
-impl Owed {
-    fn begin(&self) -> u64 {
-        let mut owed = self.lock();
-        owed.0 += 1;
-        let number = owed.0;
-        owed.1.insert(number, Instant::now());
-        number
-    }
-
-    fn end(&self, number: u64) {
-        self.lock().1.remove(&number);
-    }
-
-    /// Waits until one has been owed for `limit`.
-    async fn too_long(&self, limit: Duration) {
-        loop {
-            // Numbers rise with time.
-            let oldest = self.lock().1.first_key_value().map(|(_, since)| *since);
-            match oldest {
-                Some(since) if since.elapsed() >= limit => return,
-                Some(since) => sleep_until(since + limit).await,
-                None => sleep(limit).await,
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Instant>)> {
-        // Nothing under this lock panics.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A request that is counted.
-struct Taken {
-    number: u64,
-    peer: Arc<Peer>,
-    _places: (Place<Fingerprint>, Place<Option<std::net::IpAddr>>, Place<Option<std::net::IpAddr>>),
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.peer.owed.end(self.number);
-    }
-}
-
-/// An answer that is counted until it has been taken, or given up.
-struct Answer {
-    body: Body,
-    _taken: Taken,
-}
-
-impl hyper::body::Body for Answer {
-    type Data = <Body as hyper::body::Body>::Data;
-    type Error = <Body as hyper::body::Body>::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// That something came too often.
-pub(crate) fn limited(what: &str, wait: Duration) -> Fault {
-    let message = format!("too many {what} in too short a time");
-    Fault::new(ErrorReason::RateLimited, message).with("what", what).retry_after(wait)
 }

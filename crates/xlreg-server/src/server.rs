@@ -28,7 +28,7 @@ use crate::modern::{self, Front, Over, Peer};
 use crate::notary::Notary;
 use crate::pool::Pool;
 use crate::rates::Rates;
-use crate::tally::Tally;
+use crate::tally::{Tally, site};
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors. Sessions under way go on and free some.
@@ -133,6 +133,7 @@ impl Server {
             requests: Tally::default(),
             requests_of: Tally::default(),
             watches: Tally::default(),
+            watches_of: Tally::default(),
             stop: stop.clone(),
         });
         let shared = Shared {
@@ -215,7 +216,7 @@ impl Server {
     ) {
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let max = self.shared.bounds.max_per_address;
-        let Some(place) = self.counters.addresses.take(peer.ip(), max) else {
+        let Some(place) = self.counters.addresses.take(site(peer.ip()), max) else {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
             debug!(%peer, "turned away: {max} connections from this address are open");
             return;
@@ -245,7 +246,8 @@ impl Guest {
     async fn serve(self, mut stream: TcpStream) {
         let Self { number, peer, .. } = self;
         let hello = self.shared.bounds.hello;
-        let by = Instant::now() + hello;
+        let accepted = Instant::now();
+        let by = accepted + hello;
         let opening = tokio::select! {
             opening = timeout_at(by, self.first_bytes(&mut stream)) => opening,
             () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
@@ -258,7 +260,8 @@ impl Guest {
                 matches!(over, Over::Ended)
             }
             Ok((_, start)) if self.front.shared.legacy => {
-                let connection = Connection::new(stream, start, Arc::clone(&self.shared));
+                let shared = Arc::clone(&self.shared);
+                let connection = Connection::new(stream, start, shared, accepted);
                 let (story, closed) = connection.run().await;
                 tell(number, peer, &story, &closed);
                 matches!(closed, Closed::Ended(End::Bye))
@@ -324,7 +327,7 @@ async fn renew(tls: Arc<ServerTls>) {
 fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over) {
     let key = who.map(|who| display(who.print()));
     match over {
-        Over::Stalled | Over::Connections(_) => {
+        Over::Stalled | Over::Flooded | Over::Connections(_) => {
             info!(session = number, %peer, key, "connection over: {over}");
         }
         _ => debug!(session = number, %peer, key, "connection over: {over}"),

@@ -28,7 +28,8 @@ use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
 use crate::config::Listed;
-use crate::modern::{Peer, Shared, limited};
+use crate::entrance::limited;
+use crate::modern::{Peer, Shared};
 use crate::notary::NotaryError;
 use crate::watching;
 
@@ -97,6 +98,20 @@ impl Api {
         self.in_time(self.shared.engine.apply(command)).await
     }
 
+    /// The same for commands after which a cluster may have to go with its owner. What follows from
+    /// them is done also if the caller hangs up before it is answered.
+    async fn apply_and_tether(&self, by: Fingerprint, command: Command) -> Result<Outcome, Fault> {
+        let Shared { engine, presence, .. } = &*self.shared;
+        let (engine, presence) = (Arc::clone(engine), presence.clone());
+        let applying = tokio::spawn(async move {
+            let outcome = engine.apply(command).await?;
+            presence.note(by, &outcome);
+            Ok(outcome)
+        });
+        // Only a runtime that comes to its end drops a task.
+        self.in_time(async { applying.await.unwrap_or(Err(ApplyError::Closed)) }).await
+    }
+
     async fn find(&self, key: &ClusterKey) -> Result<Arc<Cluster>, Fault> {
         self.in_time(self.shared.engine.find(key)).await
     }
@@ -158,10 +173,9 @@ impl Api {
             // It has been proven before, so it need not be again.
             Some(id) if known(&id) => id,
             _ => {
-                let address = caller.peer.address.ip();
                 let new = claimed.is_none_or(|id| !caller.node.ids.contains(&id));
                 if new {
-                    let checked = self.shared.registration_rates.check(&address);
+                    let checked = self.shared.registration_rates.check(&caller.peer.site);
                     checked.map_err(|wait| limited("registrations", wait))?;
                 }
                 self.check_comms(&caller.key, &comms, &request.comms_proof)?;
@@ -222,15 +236,12 @@ impl Api {
         if let Some(key) = &new_comms {
             self.check_comms(&sig, key, &request.comms_proof)?;
         }
-        let tethered = self.shared.presence.is_tethered(&caller.key);
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
-        let Outcome::Rotated { ids, sig_key } = self.apply(command).await? else {
+        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(caller.key, command).await?
+        else {
             return Err(unexpected());
         };
         info!(old = %caller.key, new = %sig_key, "keys rotated");
-        if tethered {
-            self.shared.presence.tether(sig_key);
-        }
         let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
         let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
         Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
@@ -248,14 +259,12 @@ impl Api {
             fresh: ClusterId::from_bytes(random()),
             strict: true,
         };
-        let Outcome::Created { cluster, new } = self.apply(command).await? else {
+        let Outcome::Created { cluster, new } = self.apply_and_tether(caller.key, command).await?
+        else {
             return Err(unexpected());
         };
         if new {
             caller.log("created", &cluster);
-        }
-        if new && cluster.life.with_owner {
-            self.shared.presence.tether(caller.key);
         }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         Ok(v2::CreateClusterResponse { cluster: Some(told), created: new })
@@ -375,10 +384,9 @@ impl Api {
         clusters.truncate(max);
         let last = clusters.last().filter(|_| more);
         let next_page_token = last.map_or_else(String::new, |last| last.name.to_string());
-        let told = |cluster: &Arc<Cluster>| {
-            convert::to_cluster(cluster, Detail { members: false, ..caller.sees(cluster) })
-        };
-        let clusters = clusters.iter().map(told).collect();
+        // With 256 keys for each of a thousand clusters, no client would take the answer.
+        let brief = Detail { members: false, keys: false };
+        let clusters = clusters.iter().map(|cluster| convert::to_cluster(cluster, brief)).collect();
         Ok(v2::ListClustersResponse { clusters, next_page_token })
     }
 
@@ -396,6 +404,8 @@ impl Api {
             .watches
             .take(caller.key, max)
             .ok_or(xlreg_core::Refusal::Quota { what: "clusters that it watches", max })?;
+        // There is no bound on these but the connection's on streams.
+        let following = caller.peer.following.take((), usize::MAX);
         let Some(receiver) = self.shared.engine.watch(&cluster.id) else {
             return Err(xlreg_core::Refusal::unknown(&key).into());
         };
@@ -405,7 +415,7 @@ impl Api {
             actor: caller.actor(),
             after: request.after_revision,
             receiver,
-            _place: place,
+            _places: (place, following),
         };
         Ok(watch.start())
     }

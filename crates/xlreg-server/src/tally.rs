@@ -2,7 +2,19 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What counts as one address. Whoever has an IPv6 address has 2^64 of them.
+pub(crate) fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
 
 /// How many of something each `K` has. Cheap to clone; clones count together.
 #[derive(Debug)]
@@ -31,11 +43,10 @@ impl<K: Copy + Eq + Hash> Tally<K> {
     /// Counts one more for `key`, unless it has `max` already.
     pub(crate) fn take(&self, key: K, max: usize) -> Option<Place<K>> {
         let mut counts = self.lock();
-        let count = counts.entry(key).or_insert(0);
-        if *count >= max {
+        if counts.get(&key).copied().unwrap_or(0) >= max {
             return None;
         }
-        *count += 1;
+        *counts.entry(key).or_insert(0) += 1;
         Some(Place { tally: self.clone(), key })
     }
 
@@ -65,6 +76,25 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_what_one_machine_has() {
+        for (address, counts_as) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(site(address.parse().unwrap()), counts_as.parse::<IpAddr>().unwrap());
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_gets_nothing() {
+        let tally = Tally::default();
+        assert!(tally.take("a", 0).is_none());
+        assert!(tally.lock().is_empty());
+    }
 
     #[test]
     fn each_has_as_many_as_it_may_and_what_is_given_back_can_be_taken() {

@@ -38,7 +38,8 @@ pub(crate) struct Watch {
     /// The last revision it has seen.
     pub(crate) after: Option<u64>,
     pub(crate) receiver: watch::Receiver<Arc<Cluster>>,
-    pub(crate) _place: Place<Fingerprint>,
+    /// Among the streams of its key, and of its connection.
+    pub(crate) _places: (Place<Fingerprint>, Option<Place<()>>),
 }
 
 /// That there is no more to tell.

@@ -100,12 +100,17 @@ impl Shared {
         Ok(outcome)
     }
 
-    fn publish<'c>(&self, changes: impl IntoIterator<Item = &'c Change>) {
-        let rosters = changes.into_iter().filter_map(|change| match change {
+    fn publish<'c>(&self, changes: impl IntoIterator<Item = &'c Change> + Clone) {
+        let rosters = changes.clone().into_iter().filter_map(|change| match change {
             Change::Seat { cluster, .. } | Change::Gone(cluster) => Some(cluster),
             _ => None,
         });
         self.watchers.publish(rosters);
+        for change in changes {
+            if let Change::Terms { cluster, .. } = change {
+                self.watchers.amend(cluster);
+            }
+        }
     }
 
     pub(crate) fn is_watched(&self, id: &ClusterId) -> bool {

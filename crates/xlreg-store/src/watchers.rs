@@ -74,6 +74,19 @@ impl Watchers {
         }
     }
 
+    /// Lets those who begin to follow this cluster see its new owner. It is no change of the roster,
+    /// so nobody is told.
+    pub(crate) fn amend(&self, cluster: &Arc<Cluster>) {
+        if let Some(channel) = self.lock().channels.get(&cluster.id) {
+            channel.send_if_modified(|known| {
+                if cluster.revision == known.revision && known.gone.is_none() {
+                    *known = Arc::clone(cluster);
+                }
+                false
+            });
+        }
+    }
+
     /// Whether anybody follows this cluster.
     pub(crate) fn is_watched(&self, id: &ClusterId) -> bool {
         self.lock().channels.get(id).is_some_and(|channel| channel.receiver_count() > 0)
@@ -107,8 +120,8 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use xlreg_core::Time;
     use xlreg_core::cluster::NewCluster;
+    use xlreg_core::{Fingerprint, Time};
 
     fn cluster(id: u32, revision: u64) -> Arc<Cluster> {
         let mut bytes = [0; 20];
@@ -150,6 +163,26 @@ mod tests {
         // What nobody followed was not published, so the old channel's state is stale.
         let third = watch(&watchers, &cluster(1, 8));
         assert_eq!((channels(&watchers), third.borrow().revision), (1, 8));
+    }
+
+    #[test]
+    fn another_owner_is_seen_by_whoever_comes_next_and_told_to_nobody() {
+        let watchers = Watchers::default();
+        let first = watch(&watchers, &cluster(1, 4));
+        let owned = |revision| {
+            let owner = Some(Fingerprint::from_bytes([7; 32]));
+            Arc::new(Cluster { owner, ..Cluster::clone(&cluster(1, revision)) })
+        };
+        watchers.amend(&owned(3));
+        assert_eq!(
+            watch(&watchers, &cluster(1, 4)).borrow().owner,
+            None,
+            "older than what is known"
+        );
+        watchers.amend(&owned(4));
+        assert!(!first.has_changed().unwrap());
+        let late = watch(&watchers, &cluster(1, 4));
+        assert_eq!(late.borrow().owner, owned(4).owner);
     }
 
     #[test]

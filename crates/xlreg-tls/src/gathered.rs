@@ -75,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
         if read.is_ready() || this.waiting.is_empty() {
             return read;
         }
-        this.rounds += 1;
+        this.rounds = this.rounds.saturating_add(1);
         if this.rounds < ROUNDS {
             context.waker().wake_by_ref();
         } else if let Poll::Ready(Err(error)) = this.poll_send(context) {

@@ -89,8 +89,18 @@ impl Host {
 
     /// A connection just accepted, over a pipe that holds `bytes` each way.
     fn accept(&self, bytes: usize) -> (DuplexStream, JoinHandle<(Story, Closed)>) {
+        self.accepted(bytes, Vec::new(), Instant::now())
+    }
+
+    /// One that was accepted then, and has sent `start` since.
+    fn accepted(
+        &self,
+        bytes: usize,
+        start: Vec<u8>,
+        then: Instant,
+    ) -> (DuplexStream, JoinHandle<(Story, Closed)>) {
         let (near, far) = duplex(bytes);
-        let connection = Connection::new(far, Vec::new(), Arc::clone(&self.0));
+        let connection = Connection::new(far, start, Arc::clone(&self.0), then);
         (near, tokio::spawn(connection.run()))
     }
 
@@ -399,6 +409,18 @@ async fn a_hello_has_a_deadline_however_it_trickles() {
         assert!(began.elapsed() >= BOUNDS.hello, "{pieces} pieces");
         assert!(began.elapsed() < BOUNDS.hello * 2, "{pieces} pieces");
     }
+}
+
+/// Which door it is for is told by its first bytes, and they may be late, too.
+#[tokio::test(start_paused = true)]
+async fn a_hello_has_its_time_from_the_beginning_of_the_connection_on() {
+    let host = Host::new(BOUNDS);
+    let accepted = Instant::now();
+    tokio::time::advance(BOUNDS.hello - Duration::from_millis(1)).await;
+    let (stream, server) = host.accepted(WIDE, vec![7; 9], accepted);
+    let (_, closed) = closed(stream, server).await;
+    assert_late(&closed, "hello");
+    assert_elapsed(accepted, BOUNDS.hello);
 }
 
 /// The threads have work for longer than it takes to notice that nothing else goes on.

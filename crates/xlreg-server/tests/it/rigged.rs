@@ -19,6 +19,8 @@ pub(crate) enum Mood {
     Failing,
     /// They are never answered.
     Stuck,
+    /// They are carried out, and answered when nobody expects it any more.
+    Late,
 }
 
 /// An engine of that mood, which tells when it is asked for news or given a command.
@@ -27,15 +29,23 @@ pub(crate) struct Rigged {
     mood: Mood,
     failed: Notify,
     pub(crate) asked: Notify,
+    /// Lets one late answer go.
+    pub(crate) answer: Notify,
 }
 
 impl Rigged {
     pub(crate) fn new(mood: Mood) -> Arc<Self> {
+        Self::by(Clock::system(), mood)
+    }
+
+    /// The same, with time told by `clock`.
+    pub(crate) fn by(clock: Clock, mood: Mood) -> Arc<Self> {
         Arc::new(Self {
-            inner: LocalEngine::in_memory(Limits::default()),
+            inner: LocalEngine::in_memory_by(clock, Limits::default()),
             mood,
             failed: Notify::new(),
             asked: Notify::new(),
+            answer: Notify::new(),
         })
     }
 }
@@ -56,6 +66,12 @@ impl Engine for Rigged {
                 self.asked.notify_one();
                 Box::pin(pending())
             }
+            Mood::Late => Box::pin(async {
+                let outcome = self.inner.apply(command).await;
+                self.asked.notify_one();
+                self.answer.notified().await;
+                outcome
+            }),
         }
     }
 

@@ -8,8 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use xlreg_core::cluster::NewCluster;
 use xlreg_core::limits::Limits;
-use xlreg_core::{ClusterKey, Member, Name, NodeId, Version};
+use xlreg_core::{Admission, ClusterId, ClusterKey, Command, Member, Name, NodeId, Version};
 use xlreg_proto::channel::{Channel, Dialect};
 use xlreg_proto::hello::{ClientHello, Secrets};
 use xlreg_proto::keys::{PrivateKey, random};
@@ -34,6 +35,27 @@ pub(crate) fn patient() -> Connections {
     Connections { hello: long, idle: long, session: long, hold: long, ..Connections::default() }
 }
 
+/// Sig keys of nodes that differ by them, made once, since they take their time.
+pub(crate) fn sig_key(number: usize) -> &'static Arc<PrivateKey> {
+    static KEYS: [OnceLock<Arc<PrivateKey>>; 12] = [const { OnceLock::new() }; 12];
+    KEYS[number].get_or_init(|| Arc::new(PrivateKey::generate().unwrap()))
+}
+
+/// Makes the first of them, where time counts from then on: making one stops all on its thread.
+pub(crate) fn make_keys(count: usize) {
+    (0..count).for_each(|number| drop(Arc::clone(sig_key(number))));
+}
+
+/// Waits for what must come soon; a test that hangs would not say where.
+#[track_caller]
+pub(crate) fn soon<T>(coming: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        let came = tokio::time::timeout(Duration::from_secs(60), coming).await;
+        came.unwrap_or_else(|_| panic!("nothing has come of what {place} waits for"))
+    }
+}
+
 /// A server that serves.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -43,6 +65,11 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(engine: Arc<dyn Engine>, bounds: Connections) -> Self {
+        Self::with(engine, Config { connections: bounds, ..Config::default() }).await
+    }
+
+    /// One with bounds of all kinds.
+    pub(crate) async fn with(engine: Arc<dyn Engine>, config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let entry = Arc::new(Member {
@@ -56,7 +83,6 @@ impl Running {
         });
         let identity = Identity { version: Version::CURRENT, entry };
         let keys = Keys { comms: Arc::clone(key()), sig: Arc::clone(key()) };
-        let config = Config { connections: bounds, ..Config::default() };
         let server = Server::new(listener, engine, &keys, identity, &config).unwrap();
         let stop = CancellationToken::new();
         let report = tokio::spawn(server.run(stop.clone()));
@@ -66,6 +92,11 @@ impl Running {
     /// One whose registry is gone with it.
     pub(crate) async fn in_memory(bounds: Connections) -> Self {
         Self::start(Arc::new(LocalEngine::in_memory(Limits::default())), bounds).await
+    }
+
+    /// The same, with bounds of all kinds.
+    pub(crate) async fn bounded(config: Config) -> Self {
+        Self::with(Arc::new(LocalEngine::in_memory(config.limits)), config).await
     }
 
     pub(crate) async fn stop(self) -> Report {
@@ -144,6 +175,32 @@ pub(crate) async fn rest(mut stream: TcpStream) -> Vec<u8> {
 
 pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
+}
+
+/// Makes an open cluster of this size, with members `m0` and so on in it.
+pub(crate) async fn fill(engine: &dyn Engine, cluster: &str, size: u8) {
+    let owner = key().public().fingerprint();
+    let new = NewCluster::open(name(cluster), size.into(), 1);
+    let fresh = ClusterId::from_bytes(random());
+    engine.apply(Command::Create { new, owner, fresh, strict: true }).await.unwrap();
+    for number in 0..size {
+        let id = NodeId::from_bytes([100 + number; 20]);
+        let (sig_key, comms_key) = (owner, Some(key().public().clone()));
+        let register = Command::Register { claimed: Some(id), fresh: id, sig_key, comms_key };
+        engine.apply(register).await.unwrap();
+        let member = Arc::new(Member {
+            id,
+            name: name(&format!("m{number}")),
+            attrs: 0,
+            comms_key: key().public().clone(),
+            sig_key: key().public().clone(),
+            endpoints: vec!["127.0.0.1:4000".parse().unwrap()],
+            entry_signature: None,
+        });
+        let cluster = ClusterKey::Name(name(cluster));
+        let join = Command::Join { cluster, member, admission: Admission::Key };
+        engine.apply(join).await.unwrap();
+    }
 }
 
 /// Who says to be `m<number>`, with an ID of that number.

@@ -1,0 +1,324 @@
+//! Where the requests of one connection come in, and what each holds until its answer is taken.
+//!
+//! An answer that nobody takes is memory, so a request counts until the last byte of its answer has
+//! left for the client; hyper and h2 hold the bytes until then, and the bytes hold the count.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::{Future, ready};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Body as HttpBody, Buf, Bytes, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Service, ServiceExt as _};
+use xlreg_api::fault::Fault;
+use xlreg_api::v2::ErrorReason;
+use xlreg_core::Fingerprint;
+
+use crate::meter::Credit;
+use crate::modern::{Front, Peer, Shared};
+use crate::tally::Place;
+
+/// Bytes that a request earns a connection: its headers, and what frames and records add.
+const REQUEST_EARNS: usize = 2 * 1024;
+
+/// Bytes that each message of an answer earns it: window updates and pings go back for them.
+const MESSAGE_EARNS: usize = 256;
+
+/// What sort of call a path means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// One whose answer is there in a moment, and must be taken.
+    Plain,
+    /// One that follows a cluster.
+    Watch,
+    /// One that goes on without an end of its own.
+    Endless,
+}
+
+impl Call {
+    fn of(path: &str) -> Self {
+        match path {
+            "/xlreg.v2.Registry/WatchCluster" => Self::Watch,
+            "/grpc.health.v1.Health/Watch"
+            | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Endless,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Where the requests of one connection come in: each is counted, and told whose it is.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    pub(crate) front: Front,
+    pub(crate) peer: Arc<Peer>,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+impl Service<Request<Incoming>> for Entrance {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Answering {
+        let Self { front, peer } = self;
+        peer.touch();
+        let call = Call::of(request.uri().path());
+        let taken = match front.shared.admit(peer, call) {
+            Ok(taken) => Arc::new(taken),
+            Err(fault) => return Box::pin(ready(Ok(refusal(fault)))),
+        };
+        // A stream may hold any number of messages, and this one kind is held to no rate.
+        let credit = (call != Call::Endless).then(|| Arc::clone(&peer.credit));
+        if let Some(credit) = &credit {
+            credit.earn(REQUEST_EARNS);
+        }
+        // What may go on for long ends with the server.
+        let stop = (call != Call::Plain).then(|| front.shared.stop.clone());
+        let endless = stop.clone().filter(|_| call == Call::Endless);
+        let until = endless.as_ref().map(Until::from);
+        let mut request = request.map(|body| Asked { body, credit: credit.clone(), until });
+        request.extensions_mut().insert(Arc::clone(peer));
+        let answering = front.routes.clone().oneshot(request);
+        Box::pin(async move {
+            let answer = match stop {
+                None => answering.await?,
+                Some(stop) => tokio::select! {
+                    answer = answering => answer?,
+                    () = stop.cancelled() => return Ok(refusal(stopping())),
+                },
+            };
+            let until = endless.as_ref().map(Until::from);
+            Ok(answer.map(|body| Answer { body, taken: Some(taken), credit, until }))
+        })
+    }
+}
+
+impl Shared {
+    /// Counts a request, unless there are too many or they come too fast.
+    fn admit(&self, peer: &Arc<Peer>, call: Call) -> Result<Taken, Fault> {
+        let Self { bounds, requests, requests_of, watches_of, .. } = self;
+        self.request_rates.check(&peer.print()).map_err(|wait| limited("requests", wait))?;
+        if call == Call::Watch {
+            let crowded = || crowded("watches", bounds.stall);
+            let of_address = watches_of.take(Some(peer.site), bounds.watches_per_address_max);
+            let of_all = watches_of.take(None, bounds.watches_max);
+            return Ok(Taken {
+                owed: None,
+                _of_key: None,
+                _of_address: of_address.ok_or_else(crowded)?,
+                _of_all: of_all.ok_or_else(crowded)?,
+            });
+        }
+        let crowded = || crowded("requests", bounds.stall);
+        let of_key = requests.take(peer.print(), bounds.requests_per_key_max);
+        let of_key = of_key.ok_or_else(crowded)?;
+        let of_address = requests_of.take(Some(peer.site), bounds.requests_per_address_max);
+        let of_address = of_address.ok_or_else(crowded)?;
+        let of_all = requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?;
+        let owed = (call == Call::Plain).then(|| (peer.owed.begin(), Arc::clone(peer)));
+        Ok(Taken { owed, _of_key: Some(of_key), _of_address: of_address, _of_all: of_all })
+    }
+}
+
+/// That something came too often.
+pub(crate) fn limited(what: &str, wait: Duration) -> Fault {
+    let message = format!("too many {what} in too short a time");
+    Fault::new(ErrorReason::RateLimited, message).with("what", what).retry_after(wait)
+}
+
+/// That there is too much of something at once.
+fn crowded(what: &str, wait: Duration) -> Fault {
+    let message = format!("too many {what} under way at once");
+    let what = format!("{what} under way");
+    Fault::new(ErrorReason::RateLimited, message).with("what", what).retry_after(wait)
+}
+
+fn stopping() -> Fault {
+    Fault::new(ErrorReason::ShuttingDown, "the registry is stopping; try again later")
+}
+
+/// An answer that says no.
+pub(crate) fn refusal(fault: Fault) -> Response<Answer> {
+    Status::from(fault).into_http()
+}
+
+/// Answers of one connection that have not been taken, and since when.
+#[derive(Debug, Default)]
+pub(crate) struct Owed(Mutex<(u64, BTreeMap<u64, Instant>)>);
+
+impl Owed {
+    fn begin(&self) -> u64 {
+        let mut owed = self.lock();
+        owed.0 += 1;
+        let number = owed.0;
+        owed.1.insert(number, Instant::now());
+        number
+    }
+
+    fn end(&self, number: u64) {
+        self.lock().1.remove(&number);
+    }
+
+    /// Waits until one has been owed for `limit`.
+    pub(crate) async fn too_long(&self, limit: Duration) {
+        loop {
+            // Numbers rise with time.
+            let oldest = self.lock().1.first_key_value().map(|(_, since)| *since);
+            match oldest {
+                Some(since) if since.elapsed() >= limit => return,
+                Some(since) => sleep_until(since + limit).await,
+                None => sleep(limit).await,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, Instant>)> {
+        // Nothing under this lock panics.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is counted.
+struct Taken {
+    /// Its number among the connection's, if its answer has to be taken in time.
+    owed: Option<(u64, Arc<Peer>)>,
+    _of_key: Option<Place<Fingerprint>>,
+    _of_address: Place<Option<IpAddr>>,
+    _of_all: Place<Option<IpAddr>>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some((number, peer)) = &self.owed {
+            peer.owed.end(*number);
+        }
+    }
+}
+
+/// When a stream ends that has no end of its own: with the server.
+struct Until(Pin<Box<WaitForCancellationFutureOwned>>);
+
+impl From<&CancellationToken> for Until {
+    fn from(stop: &CancellationToken) -> Self {
+        Self(Box::pin(stop.clone().cancelled_owned()))
+    }
+}
+
+/// Whether it has come to that.
+fn is_over(until: &mut Option<Until>, context: &mut Context<'_>) -> bool {
+    until.as_mut().is_some_and(|until| until.0.as_mut().poll(context).is_ready())
+}
+
+/// A request's message, which earns what it spends when it is read.
+struct Asked {
+    body: Incoming,
+    credit: Option<Arc<Credit>>,
+    until: Option<Until>,
+}
+
+impl HttpBody for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            let over = is_over(&mut self.until, context);
+            return if over { Poll::Ready(None) } else { Poll::Pending };
+        };
+        if let (Some(Ok(frame)), Some(credit)) = (&frame, &self.credit) {
+            credit.earn(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer, whose bytes count the request until they have left.
+#[derive(Default)]
+pub(crate) struct Answer {
+    body: Body,
+    taken: Option<Arc<Taken>>,
+    credit: Option<Arc<Credit>>,
+    until: Option<Until>,
+}
+
+/// A piece of an answer.
+pub(crate) struct Piece {
+    bytes: Bytes,
+    _taken: Option<Arc<Taken>>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Piece;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Status>>> {
+        let this = &mut *self;
+        let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
+            if !is_over(&mut this.until, context) {
+                return Poll::Pending;
+            }
+            (this.until, this.body) = (None, Body::empty());
+            let mut trailers = HeaderMap::new();
+            let added = Status::from(stopping()).add_header(&mut trailers);
+            return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
+        };
+        let piece = |bytes| {
+            if let Some(credit) = &this.credit {
+                credit.earn(MESSAGE_EARNS);
+            }
+            Piece { bytes, _taken: this.taken.clone() }
+        };
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
