@@ -12,6 +12,7 @@ use crate::exit::{Code, Ending};
 use crate::invite::{self, Handing};
 use crate::output::{self, Output};
 use crate::token::Terms;
+use crate::verify_live::{self, VerifyArgs};
 use crate::watch::{self, WatchArgs};
 
 #[derive(Subcommand)]
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Follow a cluster: a live table, or a line of JSON for each change
     Watch(WatchArgs),
+    /// Shake hands with every member, as a member, and show who reaches whom
+    Verify(VerifyArgs),
     /// Take a member's rank away, and shut its key out of the cluster
     Expel(ExpelArgs),
     /// Remove a cluster, its roster and its tokens
@@ -144,6 +147,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::Wait(args) => crate::block_on(wait(args)),
         Command::List(args) => crate::block_on(list(args)),
         Command::Watch(args) => crate::block_on(watch::watch(args)),
+        Command::Verify(args) => crate::block_on(verify_live::verify_cluster(args)),
         Command::Expel(args) => crate::block_on(expel(args)),
         Command::Delete(args) => crate::block_on(delete(args)),
     }

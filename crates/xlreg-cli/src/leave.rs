@@ -58,7 +58,7 @@ async fn leave(args: &Args) -> anyhow::Result<Code> {
 }
 
 /// Where `xlreg join` keeps the identity of this member.
-fn kept(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
+pub(crate) fn kept(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
     let members = data_dir()?.join("members").join(cluster.to_string());
     if let Some(name) = name {
         return Ok(members.join(name.as_str()));

@@ -9,6 +9,7 @@
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`], [`watch`] | create, show, wait, list, watch, expel, delete |
+//! | [`verify_live`] | cluster verify: who reaches whom |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`token`] | secrets that let others in |
@@ -38,6 +39,7 @@ mod runs;
 mod serve;
 mod token;
 mod usage;
+mod verify_live;
 mod watch;
 
 use std::process::ExitCode;
