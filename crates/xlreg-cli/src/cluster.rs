@@ -14,6 +14,7 @@ use crate::exit::{Code, Ending};
 use crate::export::{self, ExportArgs};
 use crate::output::{self, Output};
 use crate::target::{Found, Which};
+use crate::verify_live::{self, VerifyArgs};
 use crate::watch::{self, WatchArgs};
 
 #[derive(Subcommand)]
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Write a member's keys and roster for other programs: TLS, SSH, JSON, variables
     Export(ExportArgs),
+    /// Shake hands with every member, as a member, and show who reaches whom
+    Verify(VerifyArgs),
     /// Take a member's rank away, and shut its key out of the cluster
     Expel(ExpelArgs),
     /// Remove a cluster, its roster and its tokens
@@ -86,6 +89,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::List(args) => crate::block_on(list(args)),
         Command::Watch(args) => crate::block_on(watch::watch(args)),
         Command::Export(args) => crate::block_on(export::export(args)),
+        Command::Verify(args) => crate::block_on(verify_live::verify_cluster(args)),
         Command::Expel(args) => crate::block_on(expel(args)),
         Command::Delete(args) => crate::block_on(delete(args)),
     }

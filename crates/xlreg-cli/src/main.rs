@@ -10,6 +10,7 @@
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`], [`create`], [`watch`] | create, show, wait, list, watch, expel, delete |
 //! | [`export`] | a member's keys and roster for other programs, below `cluster` |
+//! | [`verify_live`] | cluster verify: who reaches whom |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`tunnel`] | private links for programs that know nothing of them |
@@ -47,6 +48,7 @@ mod target;
 mod token;
 mod tunnel;
 mod usage;
+mod verify_live;
 mod watch;
 
 use std::process::ExitCode;

@@ -134,13 +134,14 @@ impl From<&NodeId> for Target {
 }
 
 /// A cluster's members, to connect to and be connected to by. Cheap to clone; clones share all but
-/// the application protocols they offer.
+/// what the methods `with_…` set.
 ///
 /// For members, and for clients of a cluster, who connect to its members and listen for nobody.
 #[derive(Clone)]
 pub struct Peers {
     shared: Arc<Shared>,
     protocols: Arc<[Vec<u8>]>,
+    resumption: bool,
 }
 
 struct Shared {
@@ -226,7 +227,7 @@ impl Peers {
         let own = RwLock::new(Arc::new(own));
         let renewing = tokio::sync::Mutex::default();
         let shared = Shared { known, identity, own, renewing, ended, follow };
-        Self { shared: Arc::new(shared), protocols: Arc::new([]) }
+        Self { shared: Arc::new(shared), protocols: Arc::new([]), resumption: true }
     }
 
     /// The same, offering these application protocols (ALPN) in links made and accepted with what comes
@@ -238,8 +239,17 @@ impl Peers {
         self
     }
 
+    /// The same, making each link by a full handshake, or not: by default it goes on from an earlier one
+    /// with the same peer if it can, which saves both sides an RSA operation. Either way each link has
+    /// session keys of its own, from a new key exchange.
+    #[must_use]
+    pub fn with_resumption(mut self, on: bool) -> Self {
+        self.resumption = on;
+        self
+    }
+
     /// Accepts links with members, and nobody else. The listener is bound to the member's first
-    /// endpoint, or to where that leads.
+    /// endpoint, or to where that leads. To be called within a tokio runtime, as it spawns a task.
     #[must_use]
     pub fn listen(&self, listener: tokio::net::TcpListener) -> PeerListener {
         PeerListener::start(listener, self.clone(), Arc::clone(&self.shared.known) as _)
@@ -360,6 +370,10 @@ impl Peers {
 
     fn known(&self) -> &Arc<Known> {
         &self.shared.known
+    }
+
+    fn resumes(&self) -> bool {
+        self.resumption
     }
 
     fn protocols(&self) -> Vec<Vec<u8>> {

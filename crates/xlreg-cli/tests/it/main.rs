@@ -34,4 +34,5 @@ mod support;
 mod templates;
 mod terminal;
 mod usage;
+mod verify;
 mod watching;

@@ -88,6 +88,9 @@ impl Peers {
 
     async fn try_once(&self, place: &Place, by: Instant) -> Result<PeerStream, PeerError> {
         let tls = self.tls().await?;
+        if !self.resumes() {
+            tls.forget(&place.member.sig_key.fingerprint());
+        }
         let mut stream = dial(&place.endpoint, by).await?;
         let address = stream.peer_addr().map_err(PeerError::Unreachable)?;
         let began = Instant::now();

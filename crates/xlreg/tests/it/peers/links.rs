@@ -74,4 +74,9 @@ async fn who_comes_back_resumes() {
         assert_eq!((near.is_resumed(), far.is_resumed()), (resumed, resumed));
         assert_eq!(far.peer().rank(), Some(0));
     }
+    let full = peers.with_resumption(false);
+    for _ in 0..2 {
+        let (near, far) = link(&full, &mut sites[1]).await;
+        assert!(!near.is_resumed() && !far.is_resumed());
+    }
 }
