@@ -70,7 +70,7 @@ impl Url {
             Some((tls, name)) => {
                 let connecting = TlsConnector::from(Arc::clone(tls)).connect(name.clone(), stream);
                 let stream = connecting.await;
-                let stream = stream.map_err(|error| format!("no TLS with {self}: {error}"))?;
+                let stream = stream.map_err(|error| format!("no TLS 1.3 with {self}: {error}"))?;
                 self.status(stream).await
             }
         };

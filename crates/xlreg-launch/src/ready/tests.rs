@@ -289,7 +289,7 @@ async fn https_is_ready_with_2xx_from_whom_the_member_trusts() {
 
     let begins = |trouble: Result<(), String>, with: &str| {
         let trouble = trouble.unwrap_err();
-        let with = format!("no TLS with https://ADDRESS/up: {with}");
+        let with = format!("no TLS 1.3 with https://ADDRESS/up: {with}");
         assert!(trouble.starts_with(&with), "{trouble}");
     };
     let stranger = trusting(&issued("127.0.0.1").1);
