@@ -82,6 +82,25 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
 }
 
 #[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let world = World::new();
+    let secret = format!("xlt_{}", "a".repeat(32));
+    let invitation = format!("xlreg://h:1/alpha?key={}&token={secret}", "A".repeat(43));
+    for args in [
+        &["cluster", "create", &invitation, "-n", "2", "--registry", "r"][..],
+        &["cluster", "show", "alpha", &invitation],
+        &["cluster", "wait", "alpha", "--timeout", &secret],
+        &["join", "alpha", "--endpoint", &secret, "--registry", "r"],
+        &["token", "revoke", "alpha", &secret, "--registry", "r"],
+        &[&secret],
+    ] {
+        let done = world.run(args);
+        done.expect(2).says(&["(a secret)", "Usage: xlreg"]);
+        assert!(!done.err.contains(&secret), "{done:#?}");
+    }
+}
+
+#[test]
 fn bad_values_of_variables_are_misuse_too() {
     let world = World::new();
     for (name, value, args) in [
