@@ -13,7 +13,7 @@ use crate::{output, usage};
 /// The codes, for the help text.
 pub(crate) const HELP: &str = "\
 Exit codes:
-  0  done                       5  no such cluster
+  0  done                       5  no such cluster, member or token
   1  failed                     6  the cluster is full
   2  wrong usage                7  timed out, or the cluster is incomplete
   3  registry unreachable       8  conflict: the name, ID or cluster is another's

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::connect::{AsWhom, MaybeConnect, cluster_key};
 
 /// A cluster, as a user names it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Target {
     Cluster(ClusterKey),
     /// An invitation's text, not yet read: what clap refuses it prints, and this may hold a secret.

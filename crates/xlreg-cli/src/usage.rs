@@ -2,6 +2,7 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, Error};
+use xlreg::tokens::TOKEN_PREFIX;
 
 use crate::exit::Code;
 
@@ -13,6 +14,7 @@ const PROGRAM_TIP: &str = "the program and its arguments stand last, after `--`"
 /// Prints what clap has to say: help and version to stdout, an error to stderr.
 pub(crate) fn report(mut error: Error) -> Code {
     if error.use_stderr() {
+        hide_secrets(&mut error);
         let command = subcommand();
         if error.get(ContextKind::Suggested).is_none()
             && let Some(tip) = tip(&error, command.get_name())
@@ -29,6 +31,19 @@ pub(crate) fn report(mut error: Error) -> Code {
     // Whoever closed the pipe has read enough.
     let _unread = error.print();
     if error.use_stderr() { Code::Usage } else { Code::Done }
+}
+
+/// An invitation in the wrong place is misuse, and no reason to have its token in a log.
+fn hide_secrets(error: &mut Error) {
+    let kinds =
+        [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    for kind in kinds {
+        if let Some(ContextValue::String(text)) = error.get(kind)
+            && text.contains(TOKEN_PREFIX)
+        {
+            error.insert(kind, ContextValue::String("(a secret)".to_owned()));
+        }
+    }
 }
 
 /// Prints a misuse that only the command itself can see.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub use xlreg_api::secret::TOKEN_PREFIX;
 use xlreg_api::{TokenSecret, convert, v2};
 use xlreg_core::admission::Label;
 use xlreg_core::limits::CLUSTER_TOKENS_MAX;

@@ -17,7 +17,7 @@ use crate::output;
 pub(super) const IDLE: Duration = Duration::from_secs(10 * 60);
 
 /// How long to spend on going. The cluster goes by itself, too, if later.
-const GOING: Duration = Duration::from_secs(3);
+const GOING: Duration = Duration::from_secs(2);
 
 /// A cluster at somebody else's registry, and all of ours in it.
 pub(super) struct Guest {
@@ -26,7 +26,7 @@ pub(super) struct Guest {
     members: Vec<Identity>,
     /// Whether the cluster is wanted again later.
     kept: bool,
-    /// Whether there is anything to take away.
+    /// Whether it is known that there is something to take away.
     arrived: AtomicBool,
 }
 
@@ -63,14 +63,15 @@ impl Guest {
     /// Takes away the cluster if this run has made it and nobody wants it back; else only ours from
     /// it. Returns what there is to say of that, if it can't be done.
     pub(super) async fn go(&self) -> Option<String> {
-        if !self.arrived.load(Ordering::Relaxed) {
-            return None;
-        }
         let why = match timeout(GOING, self.take_away()).await {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("it has not answered within {}", output::took(GOING)),
         };
+        // Else somebody is told already why nothing came of it.
+        if !self.arrived.load(Ordering::Relaxed) {
+            return None;
+        }
         let later = if self.kept {
             "its members are shown as present until they leave: xlreg leave".to_owned()
         } else {

@@ -84,11 +84,12 @@ fn a_registry_with_another_key_is_not_talked_to() {
 #[test]
 fn whoever_wants_more_than_one_may_have_is_told_how_much_and_when_to_try_again() {
     let world = World::new();
-    let limits = "[limits]\nclusters-per-key-max = 1\nmemberships-per-key-max = 1\n\
-                  [modern]\nrequests-per-second = 1\nrequests-burst = 12\n";
-    fs::write(world.path("work/few.toml"), limits).unwrap();
-    let args = ["--listen", "127.0.0.1:0", "--data", "registry", "--config", "few.toml"];
-    let server = world.serve(&args);
+    let serve = |limits: &str, data: &str| {
+        fs::write(world.path("work/few.toml"), limits).unwrap();
+        let args = ["--listen", "127.0.0.1:0", "--data", data, "--config", "few.toml"];
+        world.serve(&args)
+    };
+    let server = serve("[limits]\nclusters-per-key-max = 1\n", "few");
     let ask = |args: &[&str]| world.ask(&server, args);
     ask(&CREATE).expect(0);
     let second = ask(&["cluster", "create", "beta", "-n", "2"]);
@@ -101,11 +102,10 @@ fn whoever_wants_more_than_one_may_have_is_told_how_much_and_when_to_try_again()
     ask(&["cluster", "delete", "alpha"]).expect(0);
     ask(&["cluster", "create", "beta", "-n", "2"]).expect(0);
 
-    world.run(&["id", "new", "busy"]).expect(0);
-    let list = ["cluster", "list", "--identity", "busy"];
-    let refused = (0..60).map(|_| ask(&list)).find(|done| done.code != Some(0)).unwrap();
-    refused.expect(4).says(&["too many requests in too short a time; try again in "]);
-    assert!(refused.err.trim_end().ends_with('s'), "{}", refused.err);
-    // Others are not kept waiting by that.
-    ask(&["cluster", "list"]).expect(0);
+    // The second request of one command comes too soon; unless the machine is too busy for that.
+    let server = serve("[modern]\nrequests-per-second = 1\nrequests-burst = 1\n", "slow");
+    let hasty = (0..100).map(|_| world.ask(&server, &CREATE)).find(|done| done.code != Some(0));
+    let hasty = hasty.unwrap();
+    hasty.expect(4).says(&["too many requests in too short a time; try again in "]);
+    assert!(hasty.err.trim_end().ends_with('s'), "{}", hasty.err);
 }

@@ -24,7 +24,7 @@ fn who_is_not_ready_in_time_is_named_with_the_reason() {
         ("line:never", "no line of its output has matched never"),
         ("cmd:echo not yet >&2; exit 3", "exit status: 3: not yet"),
     ] {
-        let flags = ["--cluster", "late", "--ready", check, "--timeout", "300ms"];
+        let flags = ["--cluster", "late", "--ready", check, "--timeout", "1s"];
         let cmd = ["--", "sh", "-c", script];
         let attached = world.run(&[&["run", "-n", "2"], &flags[..], &cmd].concat());
         attached.expect(7).says(&["0 of 2 programs are ready", "not ready: member_0: ", part]);

@@ -194,6 +194,14 @@ pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// Tries with longer and longer lifetimes until it was in time for what it wants to see: the
+/// command's own clock runs, however busy the machine is.
+#[track_caller]
+pub(crate) fn in_time(attempt: impl Fn(&str) -> bool) {
+    let was_in_time = [1, 2, 4, 8, 16, 32].iter().any(|seconds| attempt(&format!("{seconds}s")));
+    assert!(was_in_time, "this machine is too slow");
+}
+
 /// Whether there is such a process, and it has not ended.
 pub(crate) fn lives(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));

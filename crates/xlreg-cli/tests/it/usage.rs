@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use crate::support::{Running, World};
+use crate::terminal::Terminal;
 
 /// Misuse exits with 2, and shows that subcommand's usage and what to do instead.
 #[test]
@@ -81,6 +82,25 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
 }
 
 #[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let world = World::new();
+    let secret = format!("xlt_{}", "a".repeat(32));
+    let invitation = format!("xlreg://h:1/alpha?key={}&token={secret}", "A".repeat(43));
+    for args in [
+        &["cluster", "create", &invitation, "-n", "2", "--registry", "r"][..],
+        &["cluster", "show", "alpha", &invitation],
+        &["cluster", "wait", "alpha", "--timeout", &secret],
+        &["join", "alpha", "--endpoint", &secret, "--registry", "r"],
+        &["token", "revoke", "alpha", &secret, "--registry", "r"],
+        &[&secret],
+    ] {
+        let done = world.run(args);
+        done.expect(2).says(&["(a secret)", "Usage: xlreg"]);
+        assert!(!done.err.contains(&secret), "{done:#?}");
+    }
+}
+
+#[test]
 fn bad_values_of_variables_are_misuse_too() {
     let world = World::new();
     for (name, value, args) in [
@@ -152,6 +172,26 @@ fn every_subcommand_has_help_with_what_it_takes() {
         }
     }
     world.run(&["--version"]).expect(0).prints(&[concat!("xlreg ", env!("CARGO_PKG_VERSION"))]);
+}
+
+#[test]
+fn colours_are_for_terminals_and_not_for_those_who_want_none() {
+    let world = World::new();
+    let colourful = |variables: &[(&str, &str)], args: &[&str]| {
+        let mut command = world.xlreg(args);
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(name);
+        }
+        command.envs(variables.iter().copied());
+        let done = Terminal::start(command, 100, 24).running.finish();
+        assert!(done.out.contains("Usage: ") || done.out.contains("Usage:\x1b"), "{done:?}");
+        done.out.contains('\x1b')
+    };
+    for args in [&["--help"][..], &["cluster", "watch", "--help"]] {
+        assert!(colourful(&[], args));
+        assert!(!colourful(&[("NO_COLOR", "1")], args));
+        assert!(!colourful(&[("TERM", "dumb")], args));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Running, Server, World, own_address};
+use crate::support::{Running, Server, World, eventually, in_time, own_address};
 use crate::terminal::Terminal;
 
 fn enter(world: &World, server: &Server, who: &str, endpoint: &str) {
@@ -81,15 +81,62 @@ fn in_a_pipe_each_event_is_a_line_also_over_a_restart_and_the_end_is_the_last() 
     server.stop();
 }
 
+/// Waiting is watching: a restart costs a waiter nothing, and an end is told at once.
+#[test]
+fn those_who_wait_go_on_over_a_restart_and_hear_of_an_end() {
+    let world = World::new();
+    let server = world.serve(&["--listen", &own_address(), "--data", "d"]);
+    let address = server.address.to_string();
+    let create = ["cluster", "create", "alpha", "-n", "2"];
+    world.ask(&server, &create).expect(0);
+    let long = ["--timeout", "5m"];
+    let wait = [&["cluster", "wait", "alpha"], &long[..]].concat();
+    let waiting = Running::start(world.asking(&server, &wait));
+    let join = |who| [&["join", "alpha", "--endpoint", "h:1", "--name", who], &long[..]].concat();
+    let joining = Running::start(world.asking(&server, &join("a")));
+    let here = |server: &Server| {
+        let shown = world.ask(server, &["cluster", "show", "alpha", "--output", "json"]);
+        shown.expect(0).json()["members"].as_array().unwrap().len()
+    };
+    eventually("it has joined", || here(&server) == 1);
+    server.running.kill();
+    let server = world.serve(&["--listen", &address, "--data", "d"]);
+    world.ask(&server, &join("b")).expect(0);
+    for waiter in [waiting, joining] {
+        waiter.finish().expect(0).prints(&["2 of 2, complete"]);
+    }
+
+    // Its end, and its member's: not before the time is over, but when it happens.
+    world.ask(&server, &["cluster", "delete", "alpha"]).expect(0);
+    world.ask(&server, &create).expect(0);
+    let joining = Running::start(world.asking(&server, &join("a")));
+    eventually("it has joined", || here(&server) == 1);
+    world.ask(&server, &["cluster", "expel", "alpha", "a"]).expect(0);
+    joining.finish().expect(4).says(&["joining alpha", "was expelled from this cluster"]);
+    let waiters = [join("b"), wait].map(|args| Running::start(world.asking(&server, &args)));
+    eventually("it has joined", || here(&server) == 1);
+    world.ask(&server, &["cluster", "delete", "alpha"]).expect(0);
+    for waiter in waiters {
+        // The one that only waits may have come too late to see more than that there is none.
+        let done = waiter.finish();
+        let parts = ["is gone: it was deleted", "cannot find cluster"];
+        assert!(parts.iter().any(|part| done.expect(5).err.contains(part)), "{done:#?}");
+    }
+}
+
 #[test]
 fn a_watch_ends_well_when_the_cluster_expires_and_else_says_why() {
     let world = World::new();
     let server = world.registry();
-    let create = ["cluster", "create", "alpha", "-n", "2", "--ttl", "1s"];
-    world.ask(&server, &create).expect(0);
-    let done = world.ask(&server, &["cluster", "watch", "alpha"]);
-    let last = event(done.expect(0).out.lines().last().unwrap());
-    assert_eq!((&last["event"], &last["reason"]), (&"gone".into(), &"expired".into()));
+    in_time(|brief| {
+        let create = ["cluster", "create", "alpha", "-n", "2", "--ttl", brief];
+        world.ask(&server, &create).expect(0);
+        let done = world.ask(&server, &["cluster", "watch", "alpha"]);
+        let Some(last) = done.out.lines().last().map(event) else { return false };
+        assert_eq!((&last["event"], &last["reason"]), (&"gone".into(), &"expired".into()));
+        done.expect(0);
+        true
+    });
 
     world.ask(&server, &["cluster", "watch", "alpha"]).expect(5).says(&["watching cluster alpha"]);
     let old = world.ask(&server, &["cluster", "watch", "alpha", "--dialect", "1.8"]);
@@ -194,21 +241,27 @@ fn all_but_last(written: &str, screen: impl Fn(&str) -> Vec<String>) -> Vec<Stri
 fn without_a_terminal_that_can_go_up_tables_come_one_after_another() {
     let world = World::new();
     let server = world.registry();
-    world.ask(&server, &["cluster", "create", "alpha", "-n", "2", "--ttl", "1s"]).expect(0);
+    world.ask(&server, &["cluster", "create", "alpha", "-n", "2"]).expect(0);
     let mut command = world.asking(&server, &["cluster", "watch", "alpha"]);
     command.env("TERM", "dumb");
     let dumb = Terminal::start(command, 80, 24).running;
     let table = ["cluster", "watch", "alpha", "--output", "table"];
     let piped = Running::start(world.asking(&server, &table));
+    // What a program asks for, it gets on a terminal too.
+    let json = ["cluster", "watch", "alpha", "--output", "json"];
+    let json = Terminal::start(world.asking(&server, &json), 80, 24).running;
+    for running in [&dumb, &piped, &json] {
+        running.lines("revision", 1);
+    }
+    world.ask(&server, &["cluster", "delete", "alpha"]).expect(0);
     for (running, newline) in [(dumb, "\r\n"), (piped, "\n")] {
         let done = running.finish();
         let title = "cluster alpha: 0 of 2, incomplete";
-        let lines = [title, "revision 0", title, "the cluster is gone: its time is over", ""];
+        let lines = [title, "revision 0", title, "the cluster is gone: it was deleted", ""];
         assert_eq!(done.expect(0).out, lines.join(newline));
     }
-    // What a program asks for, it gets on a terminal too.
-    world.ask(&server, &["cluster", "create", "beta", "-n", "2", "--ttl", "1s"]).expect(0);
-    let args = ["cluster", "watch", "beta", "--output", "json"];
-    let done = Terminal::start(world.asking(&server, &args), 80, 24).running.finish();
-    assert!(done.expect(0).out.lines().all(|line| event(line)["cluster"] == "beta"));
+    let done = json.finish();
+    let kinds: Vec<_> =
+        done.expect(0).out.lines().map(|line| event(line)["event"].take()).collect();
+    assert_eq!(kinds, ["snapshot", "gone"]);
 }
