@@ -65,6 +65,8 @@ pub struct Modern {
     pub handshakes: Rate,
     /// Requests of one sig key.
     pub requests: Rate,
+    /// Requests of one IP address, whatever keys it has: keys are cheap to make.
+    pub address_requests: Rate,
     /// New IDs for one IP address.
     pub registrations: Rate,
     /// How long a connection may be silent before it is asked to close, unless it follows a cluster.
@@ -95,6 +97,7 @@ impl Default for Modern {
             requests_max: 8192,
             handshakes: Rate { per_second: 500, burst: 2000 },
             requests: Rate { per_second: 500, burst: 2000 },
+            address_requests: Rate { per_second: 5000, burst: 20_000 },
             registrations: Rate { per_second: 100, burst: 2000 },
             idle: Duration::from_secs(300),
             request: Duration::from_secs(10),
@@ -219,6 +222,8 @@ pub struct FileModern {
     handshakes_burst: Option<u32>,
     requests_per_second: Option<u32>,
     requests_burst: Option<u32>,
+    address_requests_per_second: Option<u32>,
+    address_requests_burst: Option<u32>,
     registrations_per_second: Option<u32>,
     registrations_burst: Option<u32>,
     idle_ms: Option<u64>,
@@ -444,6 +449,11 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             ("modern.requests-burst", file.requests_burst),
             default.requests,
         )?,
+        address_requests: rate(
+            ("modern.address-requests-per-second", file.address_requests_per_second),
+            ("modern.address-requests-burst", file.address_requests_burst),
+            default.address_requests,
+        )?,
         registrations: rate(
             ("modern.registrations-per-second", file.registrations_per_second),
             ("modern.registrations-burst", file.registrations_burst),
@@ -550,6 +560,8 @@ mod tests {
             handshakes-burst = 37
             requests-per-second = 38
             requests-burst = 39
+            address-requests-per-second = 56
+            address-requests-burst = 57
             registrations-per-second = 40
             registrations-burst = 41
             idle-ms = 42
@@ -596,6 +608,7 @@ mod tests {
                 requests_max: 53,
                 handshakes: Rate { per_second: 36, burst: 37 },
                 requests: Rate { per_second: 38, burst: 39 },
+                address_requests: Rate { per_second: 56, burst: 57 },
                 registrations: Rate { per_second: 40, burst: 41 },
                 idle: ms(42),
                 request: ms(43),

@@ -94,6 +94,7 @@ impl Service<Request<Incoming>> for Entrance {
         let mut request = request.map(|body| Asked { body, credit: credit.clone(), until });
         request.extensions_mut().insert(Arc::clone(peer));
         let answering = front.routes.clone().oneshot(request);
+        let following = peer.following.clone();
         Box::pin(async move {
             let answer = match stop {
                 None => answering.await?,
@@ -103,7 +104,10 @@ impl Service<Request<Incoming>> for Entrance {
                 },
             };
             let until = endless.as_ref().map(Until::from);
-            Ok(answer.map(|body| Answer { body, taken: Some(taken), credit, until }))
+            // As many as there are streams.
+            let following = endless.and_then(|_| following.take((), usize::MAX));
+            let taken = Some(taken);
+            Ok(answer.map(|body| Answer { body, taken, credit, until, _following: following }))
         })
     }
 }
@@ -112,7 +116,9 @@ impl Shared {
     /// Counts a request, unless there are too many or they come too fast.
     fn admit(&self, peer: &Arc<Peer>, call: Call) -> Result<Taken, Fault> {
         let Self { bounds, requests, requests_of, watches_of, .. } = self;
-        self.request_rates.check(&peer.print()).map_err(|wait| limited("requests", wait))?;
+        let fast = |wait| limited("requests", wait);
+        self.request_rates.check(&peer.print()).map_err(fast)?;
+        self.address_rates.check(&peer.site).map_err(fast)?;
         if call == Call::Watch {
             let crowded = || crowded("watches", bounds.stall);
             let of_address = watches_of.take(Some(peer.site), bounds.watches_per_address_max);
@@ -265,6 +271,7 @@ pub(crate) struct Answer {
     taken: Option<Arc<Taken>>,
     credit: Option<Arc<Credit>>,
     until: Option<Until>,
+    _following: Option<Place<()>>,
 }
 
 /// A piece of an answer.

@@ -76,6 +76,7 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Tally<Option<IpAddr>>,
     pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
+    pub(crate) address_rates: Rates<IpAddr>,
     pub(crate) registration_rates: Rates<IpAddr>,
     /// Requests whose answers have not been taken yet, of each key.
     pub(crate) requests: Tally<Fingerprint>,
@@ -107,7 +108,7 @@ pub(crate) struct Peer {
     pub(crate) cut: CancellationToken,
     /// What it may send that is no request.
     pub(crate) credit: Arc<Credit>,
-    /// Its streams that follow a cluster.
+    /// Its streams that follow a cluster, or anything else without an end.
     pub(crate) following: Tally<()>,
     /// Answers that have not been taken yet.
     pub(crate) owed: Owed,

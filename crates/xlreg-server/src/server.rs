@@ -129,6 +129,7 @@ impl Server {
             handshakes: Tally::default(),
             handshake_rates: Rates::new(config.modern.handshakes),
             request_rates: Rates::new(config.modern.requests),
+            address_rates: Rates::new(config.modern.address_requests),
             registration_rates: Rates::new(config.modern.registrations),
             requests: Tally::default(),
             requests_of: Tally::default(),

@@ -135,6 +135,8 @@ fn generous(data: &Path) -> PathBuf {
         handshakes-burst = 1000000
         requests-per-second = 1000000
         requests-burst = 1000000
+        address-requests-per-second = 1000000
+        address-requests-burst = 1000000
         registrations-per-second = 1000000
         registrations-burst = 1000000
     ";

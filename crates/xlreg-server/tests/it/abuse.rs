@@ -17,8 +17,8 @@ use xlreg_store::LocalEngine;
 use crate::caller::{Caller, defined, reference, refused};
 use crate::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, GET_CLUSTER, GOAWAY, HEADERS,
-    INITIAL_WINDOW_SIZE, PING, PREFACE, RST_STREAM, Raw, SETTINGS, WATCH_CLUSTER, WINDOW_UPDATE,
-    call, call_headers, frame, header, opening, settings,
+    HEALTH_WATCH, INITIAL_WINDOW_SIZE, PING, PREFACE, RST_STREAM, Raw, SETTINGS, WATCH_CLUSTER,
+    WINDOW_UPDATE, call, call_headers, frame, header, opening, settings,
 };
 use crate::support::{Running, fill, make_keys, patient, soon};
 
@@ -126,6 +126,9 @@ async fn who_is_idle_is_closed_whether_or_not_it_agrees() {
         ..one_a_key()
     };
     let server = serve(modern).await;
+    // Who follows something is not idle, even if nothing comes.
+    let mut following = Raw::greeted(2, server.address, 2, &[]).await;
+    following.send(&call(1, HEALTH_WATCH, &())).await.unwrap();
     let idle = Caller::connect(server.address, 1).await;
     // One that never says that it has understood, with a stream that it never finishes.
     let mut deaf = Raw::greeted(2, server.address, 0, &[]).await;
@@ -134,6 +137,9 @@ async fn who_is_idle_is_closed_whether_or_not_it_agrees() {
     let frames = deaf.rest().await;
     assert!(frames.iter().any(|frame| frame.kind == GOAWAY), "{frames:?}");
     idle.cut_off().await;
+    following.send(&call(3, HEALTH_WATCH, &())).await.unwrap();
+    while following.next_of(HEADERS).await.unwrap().stream != 3 {}
+    following.hang_up().await;
     assert_eq!(server.stop().await.aborted, 0);
 }
 
@@ -157,6 +163,36 @@ async fn what_is_too_large_is_refused() {
         assert_eq!(caller.code_for(GET_CLUSTER, &prefix).await, code);
     }
     assert!(caller.is_served().await);
+}
+
+/// What is HTTP/2, and no call of ours.
+#[tokio::test]
+async fn what_is_no_call_is_answered_and_the_connection_goes_on() {
+    let server = serve(one_a_key()).await;
+    let mut raw = Raw::greeted(1, server.address, 0, &[]).await;
+    let path = header(":path", "/");
+    let connect = [header(":method", "CONNECT"), header(":authority", "xlreg")].concat();
+    let get = [header(":method", "GET"), header(":scheme", "https"), path].concat();
+    let bare =
+        [header(":method", "POST"), header(":scheme", "https"), header(":path", GET_CLUSTER)];
+    for (stream, block) in (1..).step_by(2).zip([
+        connect,
+        get,
+        bare.concat(),
+        call_headers("/xlreg.v2.Registry/NoSuchCall"),
+        call_headers("/"),
+    ]) {
+        raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream, &block)).await.unwrap();
+        let answer = raw.next_of(HEADERS).await.unwrap();
+        assert_eq!(answer.stream, stream);
+    }
+    raw.send(&call(99, GET_CLUSTER, &v2::GetClusterRequest { cluster: reference("a") }))
+        .await
+        .unwrap();
+    let answer = raw.next_of(HEADERS).await.unwrap();
+    assert_eq!((answer.stream, answer.is_success()), (99, true));
+    raw.hang_up().await;
+    assert_eq!(server.stop().await.aborted, 0);
 }
 
 /// A list of headers may be as long as any honest one, and no longer, however it is put.

@@ -14,7 +14,9 @@ use xlreg_server::Config;
 use xlreg_server::config::{Access, Connections};
 
 use crate::caller::{Caller, tls};
-use crate::frames::{PREFACE, Raw, WATCH_CLUSTER, opening, settings};
+use crate::frames::{
+    DATA, HEALTH_WATCH, PREFACE, REFLECTION, Raw, SETTINGS, WATCH_CLUSTER, call, opening, settings,
+};
 use crate::support::{Client, Running, join, key, patient, rest, sig_key, soon};
 
 /// Passes on byte by byte, each in a packet of its own, what one end of `near` is given for `far`.
@@ -62,7 +64,7 @@ async fn first_bytes_that_come_one_by_one_lead_to_the_right_door() {
     stream.flush().await.unwrap();
     let mut frame = [0; 9];
     soon(stream.read_exact(&mut frame)).await.unwrap();
-    assert_eq!(frame[3], crate::frames::SETTINGS);
+    assert_eq!(frame[3], SETTINGS);
 }
 
 #[tokio::test]
@@ -101,11 +103,9 @@ async fn a_stop_ends_what_is_open_at_both_doors_without_waiting_for_anybody() {
     let idle = Caller::connect(address, 2).await;
     // Streams that have no end of their own, one of them not even a beginning.
     let mut endless = Raw::greeted(1, address, 3, &[]).await;
-    let (health, reflection) = ("/grpc.health.v1.Health/Watch", crate::floods::REFLECTION);
-    let begun = [opening(1, WATCH_CLUSTER), opening(3, reflection)].concat();
-    let health = crate::frames::call(5, health, &());
-    endless.send(&[begun, health].concat()).await.unwrap();
-    endless.next_of(crate::frames::DATA).await.unwrap();
+    let begun = [opening(1, WATCH_CLUSTER), opening(3, REFLECTION)].concat();
+    endless.send(&[begun, call(5, HEALTH_WATCH, &())].concat()).await.unwrap();
+    endless.next_of(DATA).await.unwrap();
     let endless = tokio::spawn(endless.rest());
 
     server.stop.cancel();

@@ -11,13 +11,12 @@ use xlreg_server::rates::Rate;
 
 use crate::caller::Caller;
 use crate::frames::{
-    DATA, GET_CLUSTER, PING, PRIORITY, RST_STREAM, Raw, WINDOW_UPDATE, call, frame, opening,
-    settings,
+    DATA, GET_CLUSTER, PING, PRIORITY, REFLECTION, RST_STREAM, Raw, WINDOW_UPDATE, call, frame,
+    opening, settings,
 };
 use crate::support::{Running, soon};
 
 const GET_REGISTRY: &str = "/xlreg.v2.Registry/GetRegistry";
-pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 /// Bytes that a flood has been cut off by: what the kernel takes on both sides is a part of it.
 const FLOOD_BYTES: usize = 32 * 1024 * 1024;

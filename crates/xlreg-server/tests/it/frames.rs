@@ -32,6 +32,8 @@ pub(crate) const INITIAL_WINDOW_SIZE: u16 = 4;
 /// Calls that many make.
 pub(crate) const GET_CLUSTER: &str = "/xlreg.v2.Registry/GetCluster";
 pub(crate) const WATCH_CLUSTER: &str = "/xlreg.v2.Registry/WatchCluster";
+pub(crate) const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
+pub(crate) const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 
 /// What a client says first.
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -11,7 +11,7 @@ use xlreg_server::Config;
 use xlreg_server::config::Modern;
 use xlreg_server::rates::Rate;
 
-use crate::caller::{Asked, Caller, asked, refused};
+use crate::caller::{Asked, Caller, refused};
 use crate::rigged::{Mood, Rigged};
 use crate::support::{Running, patient, soon};
 
@@ -29,6 +29,14 @@ fn limited<T>(asked: Asked<T>, reason: ErrorReason, what: &str) -> Fault {
 fn over_quota<T>(asked: Asked<T>, what: &str, max: usize) {
     let fault = limited(asked, ErrorReason::QuotaExceeded, what);
     assert_eq!(fault.metadata["max"], max.to_string());
+}
+
+/// Asks until it is refused: a rate lets one more through for each second that goes by.
+async fn until_refused<T>(mut ask: impl AsyncFnMut(u8) -> Asked<T>) -> Asked<T> {
+    for number in 0..50 {
+        ask(number).await?;
+    }
+    ask(50).await
 }
 
 async fn serve(limits: Limits, modern: Modern) -> Running {
@@ -120,7 +128,8 @@ async fn one_address_registers_no_faster_than_it_may() {
     Caller::known(server.address, 0).await;
     Caller::known(server.address, 1).await;
     let mut third = Caller::connect(server.address, 2).await;
-    let fault = limited(third.register(&[]).await, ErrorReason::RateLimited, "registrations");
+    let third = until_refused(async |number| third.register(&[100 + number; 20]).await).await;
+    let fault = limited(third, ErrorReason::RateLimited, "registrations");
     assert!(fault.retry_after.unwrap() <= Duration::from_secs(1), "{:?}", fault.retry_after);
     // What is known is no registration; and another address has a rate of its own.
     Caller::known(server.address, 0).await;
@@ -137,13 +146,31 @@ async fn one_key_asks_no_faster_than_it_may_on_all_its_connections_together() {
         assert!(first.is_served().await && second.is_served().await);
     }
     for caller in [&mut first, &mut second] {
-        let registry = asked(caller.grpc.get_registry(v2::GetRegistryRequest {})).await;
-        let fault = limited(registry, ErrorReason::RateLimited, "requests");
+        let fast = until_refused(async |_| caller.describe().await).await;
+        let fault = limited(fast, ErrorReason::RateLimited, "requests");
         assert!(fault.retry_after.unwrap() <= Duration::from_secs(1));
         // A stream is a request, too.
-        limited(caller.watch("alpha", None).await.map(drop), ErrorReason::RateLimited, "requests");
+        let fast = until_refused(async |_| match caller.watch("alpha", None).await {
+            Err(fault) if fault.reason == ErrorReason::ClusterNotFound => Ok(()),
+            watched => watched.map(drop),
+        });
+        limited(fast.await, ErrorReason::RateLimited, "requests");
     }
     assert!(Caller::connect(server.address, 1).await.is_served().await);
+}
+
+/// Keys are cheap to make, and an address has as many as it likes.
+#[tokio::test]
+async fn one_address_asks_no_faster_than_it_may_with_all_its_keys_together() {
+    let address_requests = Rate { per_second: 1, burst: 4 };
+    let server = serve(Limits::default(), Modern { address_requests, ..Modern::default() }).await;
+    for number in 0..4 {
+        assert!(Caller::connect(server.address, number).await.is_served().await);
+    }
+    let mut fifth = Caller::connect(server.address, 4).await;
+    let fast = until_refused(async |_| fifth.describe().await).await;
+    limited(fast, ErrorReason::RateLimited, "requests");
+    assert!(Caller::from(2, server.address, 4).await.is_served().await);
 }
 
 /// Who comes with one connection too many hears why before it is closed.
@@ -169,8 +196,7 @@ async fn one_key_has_no_more_connections_than_it_may() {
 }
 
 async fn is_let_in(server: &Running) -> bool {
-    let mut caller = Caller::from(1, server.address, 0).await;
-    asked(caller.grpc.get_registry(v2::GetRegistryRequest {})).await.is_ok()
+    Caller::from(1, server.address, 0).await.is_served().await
 }
 
 /// A registry whose store answers nothing, with a request of each of these under way: the last byte
