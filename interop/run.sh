@@ -67,6 +67,10 @@ interop/openssl.sh "$address" "$root" "$credentials" || die "openssl.sh failed"
 echo "python/prove.py"
 "$python" interop/python/prove.py "$address" "$root" "$proto" || die "prove.py failed"
 
+echo "docs/roster.md"
+"$python" interop/python/vectors.py || die "vectors.py failed"
+PYTHON=$python XLREG=$xlreg interop/roster.sh "$credentials" "$root" || die "roster.sh failed"
+
 echo "python/reflection.py"
 "$python" interop/python/reflection.py "$address" "$root" || die "reflection.py failed"
 

@@ -13,12 +13,14 @@ import traceback
 
 import grpc
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
 from google.protobuf import descriptor_pool, duration_pb2, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
+import roster
 import xlreg_client as xlreg
 from xlreg_client import Node
 
@@ -500,6 +502,58 @@ class Proof:
                      new_sig_key=xlreg.spki(taken), **given)
         proved("the comms key alone is rotated; a sig key that is known already is not taken")
 
+    def signatures(self):
+        owner, other = self.node(), self.node()
+        cluster = self.create(owner, "signed").cluster
+
+        def sign(node, name, *ports, key=None, cluster=cluster.id):
+            member = {"id": node.id.hex(), "name": name, "attrs": f"0x{0:016x}",
+                      "endpoints": [f"127.0.0.1:{port}" for port in ports]}
+            statement = roster.entry_statement(
+                node.registry, cluster.hex(), member, node.sig_sha256, node.comms_sha256
+            )
+            return (key or node.sig).sign(statement, padding.PKCS1v15(), hashes.SHA256())
+
+        good = sign(owner, "a", 4001)
+        pss = xlreg.sign(owner.sig, b"xlreg.v2 member entry\n")
+        wrong = [
+            good[:-1] + bytes([good[-1] ^ 1]), pss, sign(owner, "b", 4001), sign(owner, "a", 4002),
+            sign(owner, "a", 4001, key=other.sig), sign(owner, "a", 4001, cluster=bytes(20)),
+        ]
+        for signature in wrong:
+            metadata = self.refused("BAD_PROOF", self.join, owner, "signed", "a",
+                                    entry_signature=signature)
+            equal(metadata, {"field": "entry_signature"}, "the metadata of BAD_PROOF")
+        self.refused("INVALID_FIELD", self.join, owner, "signed", "a", entry_signature=good[1:])
+        told = self.join(owner, "signed", "a", entry_signature=good).cluster
+        equal((told.revision, told.members[0].entry_signature), (1, good), "the signed entry")
+        for again in (good, b""):
+            told = self.join(owner, "signed", "a", entry_signature=again).cluster
+            equal((told.revision, told.members[0].entry_signature), (1, good), "the same once more")
+        self.join(other, "signed", "b", 4002)
+        proved("a member signs its entry as it joins; a signature that is not over it is refused")
+
+        def file():
+            data = self.call(other, "GetSignedRoster", cluster=self.ref("signed")).file
+            read = roster.parse(data)
+            return read, list(roster.findings(read, other.registry))
+
+        unsigned = "member b (rank 1): it has not signed its entry"
+        read, found = file()
+        equal((read["id"], found), (cluster.id.hex(), [unsigned]), "the roster with one unsigned")
+        given = {"cluster": self.ref("signed"), "endpoints": ["127.0.0.1:4002"]}
+        self.refused("BAD_PROOF", self.call, other, "UpdateEndpoints", **given,
+                     entry_signature=sign(other, "b", 4001))
+        own = sign(other, "b", 4002)
+        self.call(other, "UpdateEndpoints", **given, entry_signature=own)
+        read, found = file()
+        equal((read["revision"], found), (3, []), "the roster that both have signed")
+        self.call(owner, "UpdateEndpoints", cluster=self.ref("signed"), endpoints=["127.0.0.1:5"])
+        equal(file()[1], ["member a (rank 0): it has not signed its entry"], "who moved unsigned")
+        self.refused("CLUSTER_NOT_FOUND", self.call, other, "GetSignedRoster",
+                     cluster=self.ref("nowhere"))
+        proved("the registry signs the roster, and both signatures verify with stock cryptography")
+
     def listing(self):
         owner = self.node()
         names = [self.name(f"page_{letter}") for letter in "abcde"]
@@ -541,6 +595,7 @@ def main():
             proof.tokens()
             proof.keys()
             proof.rotation()
+            proof.signatures()
             proof.listing()
         except (AssertionError, grpc.RpcError) as error:
             # Line by line: the proof, and what it has called in here.

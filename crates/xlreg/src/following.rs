@@ -154,13 +154,24 @@ impl Follower {
         token: Option<TokenSecret>,
     ) -> Result<Self, Error> {
         let line = registry.line(&identity).await?;
-        let find = async || match cluster {
-            Some(id) => Ok(id),
-            None => cluster_id(&line, &key, "JoinCluster").await,
+        let find_and_sign = async {
+            let cluster = match cluster {
+                Some(id) => id,
+                None => cluster_id(&line, &key, "JoinCluster").await?,
+            };
+            // A node that brings its ID is known by that: it need not wait to sign.
+            let Some(id) = identity.id() else { return Ok((cluster, None)) };
+            let entry = registry.signed_entry(&identity, id, &cluster, &endpoints).await?;
+            Ok::<_, Error>((cluster, Some(entry)))
         };
-        let (id, cluster) = try_join!(registry.register_on(&line, &identity), find())?;
+        let registering = registry.register_on(&line, &identity);
+        let (id, (cluster, signed)) = try_join!(registering, find_and_sign)?;
+        let entry = match signed {
+            Some(entry) => entry,
+            None => registry.signed_entry(&identity, id, &cluster, &endpoints).await?,
+        };
         let joining = Joining { endpoints, token, id };
-        let known = join(&registry, &line, &identity, &cluster, &joining).await?;
+        let known = join(&line, &cluster, entry, joining.token.as_ref()).await?;
         Ok(Self::new(registry, identity, key, Some(joining), line, known))
     }
 
@@ -350,10 +361,17 @@ impl Follower {
         self.connected().await?;
         let (Some(line), Some(joining)) = (&self.line, &mut self.joining) else { return Ok(false) };
         let cluster = cluster_id(line, &self.key, "JoinCluster").await?;
-        let joined = match join(&self.registry, line, &self.identity, &cluster, joining).await {
+        let (registry, identity) = (&self.registry, &self.identity);
+        let attempt = async |id| {
+            let entry = registry.signed_entry(identity, id, &cluster, &joining.endpoints).await?;
+            join(line, &cluster, entry, joining.token.as_ref()).await
+        };
+        let joined = match attempt(joining.id).await {
             Err(error) if error.is_refusal(Refusal::NotRegistered) => {
-                joining.id = self.registry.register_on(line, &self.identity).await?;
-                join(&self.registry, line, &self.identity, &cluster, joining).await
+                let id = registry.register_on(line, identity).await?;
+                let joined = attempt(id).await;
+                joining.id = id;
+                joined
             }
             joined => joined,
         };
@@ -462,32 +480,23 @@ pub(crate) async fn get(line: &Line, key: &ClusterKey) -> Result<Cluster, Error>
     read(answer.cluster.as_ref(), "GetCluster")
 }
 
-/// Joins by the cluster's ID, which our signature is over.
+/// Joins by the cluster's ID, which the signature of our entry is over.
 async fn join(
-    registry: &Registry,
     line: &Line,
-    identity: &Identity,
     cluster: &ClusterId,
-    joining: &Joining,
+    entry: Member,
+    token: Option<&TokenSecret>,
 ) -> Result<Cluster, Error> {
-    let entry = Member {
-        id: joining.id,
-        name: identity.name().clone(),
-        attrs: 0,
-        comms_key: identity.comms_key().clone(),
-        sig_key: identity.sig_key().clone(),
-        endpoints: joining.endpoints.clone(),
-        entry_signature: None,
-    };
-    let signature = registry.sign_entry(identity, cluster, &entry).await?;
     let request = v2::JoinClusterRequest {
         cluster: Some(convert::cluster_ref(&ClusterKey::Id(*cluster))),
         name: entry.name.to_string(),
         endpoints: entry.endpoints.iter().map(ToString::to_string).collect(),
         attributes: entry.attrs,
-        entry_signature: signature.as_bytes().to_vec(),
-        node_id: joining.id.as_bytes().to_vec(),
-        token: joining.token.as_ref().map_or_else(String::new, |token| token.as_str().to_owned()),
+        node_id: entry.id.as_bytes().to_vec(),
+        token: token.map_or_else(String::new, |token| token.as_str().to_owned()),
+        entry_signature: entry
+            .entry_signature
+            .map_or_else(Vec::new, |signature| signature.as_bytes().to_vec()),
     };
     let call = async |mut client: Client, request| client.join_cluster(request).await;
     let answer = line.ask("JoinCluster", call, request).await?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 use xlreg_api::{convert, v2};
 use xlreg_core::registry::Who;
-use xlreg_core::{Cluster, ClusterId, ClusterKey, Endpoint, EntrySignature, Member};
+use xlreg_core::{Cluster, ClusterId, ClusterKey, Endpoint, EntrySignature, Member, NodeId};
 use xlreg_proto::text::SignedRoster;
 use xlreg_proto::text::roster::Expected;
 
@@ -150,8 +150,29 @@ impl Registry {
         Ok(())
     }
 
+    /// Our entry in a cluster that we are about to join, signed.
+    pub(crate) async fn signed_entry(
+        &self,
+        identity: &Identity,
+        id: NodeId,
+        cluster: &ClusterId,
+        endpoints: &[Endpoint],
+    ) -> Result<Member, Error> {
+        let entry = Member {
+            id,
+            name: identity.name().clone(),
+            attrs: 0,
+            comms_key: identity.comms_key().clone(),
+            sig_key: identity.sig_key().clone(),
+            endpoints: endpoints.to_vec(),
+            entry_signature: None,
+        };
+        let signature = self.sign_entry(identity, cluster, &entry).await?;
+        Ok(Member { entry_signature: Some(signature), ..entry })
+    }
+
     /// Signs an entry of ours: an RSA private operation, off the async threads.
-    pub(crate) async fn sign_entry(
+    async fn sign_entry(
         &self,
         identity: &Identity,
         cluster: &ClusterId,
