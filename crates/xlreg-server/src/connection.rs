@@ -123,8 +123,7 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: Transport> Connection<S> {
-    /// A connection that was accepted then, and whose first bytes, as many as a hello has at most,
-    /// are `start`.
+    /// A connection that was accepted then, and whose first bytes are `start`.
     pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>, accepted: Instant) -> Self {
         let end = accepted + shared.bounds.session;
         Self { stream, start, shared, accepted, end, story: Story::default() }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::ErrorReason;
 use xlreg_core::Fingerprint;
@@ -93,7 +93,7 @@ impl Service<Request<Incoming>> for Entrance {
         let until = endless.as_ref().map(Until::from);
         let mut request = request.map(|body| Asked { body, credit: credit.clone(), until });
         request.extensions_mut().insert(Arc::clone(peer));
-        let answering = front.routes.clone().oneshot(request);
+        let answering = front.answer(request);
         let following = peer.following.clone();
         Box::pin(async move {
             let answer = match stop {
@@ -231,7 +231,7 @@ fn is_over(until: &mut Option<Until>, context: &mut Context<'_>) -> bool {
 }
 
 /// A request's message, which earns what it spends when it is read.
-struct Asked {
+pub(crate) struct Asked {
     body: Incoming,
     credit: Option<Arc<Credit>>,
     until: Option<Until>,

@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 use tonic::service::Routes;
+use tower::{Service as _, ServiceExt as _};
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::registry_server::RegistryServer;
 use xlreg_core::{Fingerprint, PublicKey, Refusal};
@@ -29,7 +31,7 @@ use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
-use crate::entrance::{Entrance, Owed, refusal};
+use crate::entrance::{Asked, Entrance, Owed, refusal};
 use crate::lifetimes::Presence;
 use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
@@ -49,6 +51,9 @@ const WINDOW_BYTES: u32 = 65_535;
 
 /// Bytes of an answer that wait for a client to take them, for each stream.
 const SEND_BYTES_MAX: usize = 64 * 1024;
+
+/// What the paths of the registry's own calls begin with.
+const OWN_PATHS: &str = "/xlreg.v2.Registry/";
 
 /// Streams that a client may open and reset at once before it is cut off (CVE-2023-44487).
 const RESETS_MAX: usize = 20;
@@ -89,11 +94,17 @@ pub(crate) struct Shared {
     pub(crate) stop: CancellationToken,
 }
 
+/// An answer on its way.
+pub(crate) type Served = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
 /// The door itself: what requests are handed to.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) routes: Routes,
+    /// The registry's own service, which nearly all requests are for.
+    api: RegistryServer<Api>,
+    /// Health, reflection, and the answer to what is not there.
+    others: Routes,
     health: tonic_health::server::HealthReporter,
 }
 
@@ -198,8 +209,18 @@ impl Front {
         let api = RegistryServer::new(Api::new(Arc::clone(&shared)))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let routes = Routes::new(api).add_service(health_service);
-        Self { shared, routes: reflected(routes).prepare(), health }
+        let others = Routes::new(health_service);
+        Self { shared, api, others: reflected(others).prepare(), health }
+    }
+
+    /// Has the service answer that the request is for.
+    pub(crate) fn answer(&self, request: Request<Asked>) -> Served {
+        if request.uri().path().starts_with(OWN_PATHS) {
+            // It is always ready.
+            self.api.clone().call(request)
+        } else {
+            Box::pin(self.others.clone().oneshot(request))
+        }
     }
 
     /// Says that it serves, to those who ask the health service.

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -33,6 +32,9 @@ use crate::tally::{Tally, site};
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors. Sessions under way go on and free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes of a client's first that are read at once: a whole hello of TLS, as a rule.
+const FIRST_BYTES: usize = 2048;
 
 /// How often to look whether the leaf certificate must be renewed. It lasts for hours; but a
 /// machine may have been suspended.
@@ -244,13 +246,13 @@ struct Guest {
 }
 
 impl Guest {
-    async fn serve(self, mut stream: TcpStream) {
+    async fn serve(self, stream: TcpStream) {
         let Self { number, peer, .. } = self;
         let hello = self.shared.bounds.hello;
         let accepted = Instant::now();
         let by = accepted + hello;
         let opening = tokio::select! {
-            opening = timeout_at(by, self.first_bytes(&mut stream)) => opening,
+            opening = timeout_at(by, Self::first_bytes(&stream)) => opening,
             () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
         };
         let late = Closed::Late { waited_for: "hello", allowed: hello };
@@ -288,15 +290,17 @@ impl Guest {
         }
     }
 
-    /// Reads until it is clear what the client speaks, at most as much as an old hello has.
-    async fn first_bytes(&self, stream: &mut TcpStream) -> Result<(Door, Vec<u8>), Closed> {
+    /// Reads until it is clear what the client speaks.
+    async fn first_bytes(stream: &TcpStream) -> Result<(Door, Vec<u8>), Closed> {
         let mut bytes = Vec::new();
         loop {
-            // With room for one too many, which shows that a hello was sent with more behind it.
-            bytes.reserve_exact(self.shared.hello_bytes + 1 - bytes.len());
-            match stream.read_buf(&mut bytes).await {
+            stream.readable().await.map_err(Closed::Broken)?;
+            // Whoever waits holds none of this.
+            let mut buffer = [0; FIRST_BYTES];
+            match stream.try_read(&mut buffer) {
                 Ok(0) => return Err(Closed::HungUp),
-                Ok(_) => {}
+                Ok(count) => bytes.extend_from_slice(buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(Closed::Broken(error)),
             }
             match Door::of(&bytes) {
