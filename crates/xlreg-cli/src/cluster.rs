@@ -11,7 +11,9 @@ use crate::connect::{AsWhom, Connect, cluster_key, duration, shell_word};
 use crate::exit::{Code, Ending};
 use crate::invite::{self, Handing};
 use crate::output::{self, Output};
+use crate::signed::SignedTo;
 use crate::token::Terms;
+use crate::verify::{self, VerifyArgs};
 use crate::watch::{self, WatchArgs};
 
 #[derive(Subcommand)]
@@ -19,13 +21,15 @@ pub(crate) enum Command {
     /// Create a cluster; if there is one of that name and size already, that is it
     Create(CreateArgs),
     /// Show who is in a cluster
-    Show(ShowArgs),
+    Show(ShowOneArgs),
     /// Wait until a cluster is full, and show who is in it
     Wait(WaitArgs),
     /// List the registry's clusters
     List(ListArgs),
     /// Follow a cluster: a live table, or a line of JSON for each change
     Watch(WatchArgs),
+    /// Check a signed roster, a file, without asking anybody
+    Verify(VerifyArgs),
     /// Take a member's rank away, and shut its key out of the cluster
     Expel(ExpelArgs),
     /// Remove a cluster, its roster and its tokens
@@ -129,6 +133,14 @@ pub(crate) struct ShowArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct ShowOneArgs {
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(flatten)]
+    signed: SignedTo,
+}
+
+#[derive(Args)]
 pub(crate) struct WaitArgs {
     #[command(flatten)]
     show: ShowArgs,
@@ -144,6 +156,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::Wait(args) => crate::block_on(wait(args)),
         Command::List(args) => crate::block_on(list(args)),
         Command::Watch(args) => crate::block_on(watch::watch(args)),
+        Command::Verify(args) => verify::main(args),
         Command::Expel(args) => crate::block_on(expel(args)),
         Command::Delete(args) => crate::block_on(delete(args)),
     }
@@ -305,13 +318,15 @@ async fn expel(args: &ExpelArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
-async fn show(args: &ShowArgs) -> anyhow::Result<Code> {
+async fn show(args: &ShowOneArgs) -> anyhow::Result<Code> {
+    let ShowOneArgs { show: args, signed } = args;
     let registry = args.connect.registry()?;
     let identity = args.who.identity().await?;
-    let roster = registry
-        .show(&identity, &args.cluster)
-        .await
-        .with_context(|| format!("asking about cluster {}", args.cluster))?;
+    let doing = || format!("asking about cluster {}", args.cluster);
+    if signed.keep(&registry, &identity, &args.cluster).await.with_context(doing)? {
+        return Ok(Code::Done);
+    }
+    let roster = registry.show(&identity, &args.cluster).await.with_context(doing)?;
     args.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }

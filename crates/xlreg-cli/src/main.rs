@@ -8,7 +8,7 @@
 //! | [`serve`] | run a registry |
 //! | [`run`] | a cluster of N copies of a program, here, now |
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
-//! | [`cluster`], [`watch`] | create, show, wait, list, watch, expel, delete |
+//! | [`cluster`], [`watch`], [`verify`] | create, show, wait, list, watch, verify, expel, delete |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
 //! | [`token`] | secrets that let others in |
@@ -16,7 +16,7 @@
 //! | [`pool`] | keys made ahead of need, below `id` |
 //! | [`extras`] | completions and man pages |
 //!
-//! [`invite`] has the line that other machines join with, [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
+//! [`invite`] has the line that other machines join with, [`signed`] fetches signed rosters, [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
 
 #![forbid(unsafe_code)]
 
@@ -36,8 +36,10 @@ mod progress;
 mod run;
 mod runs;
 mod serve;
+mod signed;
 mod token;
 mod usage;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -79,7 +81,7 @@ enum Command {
     Kill(runs::MemberArgs),
     /// Start a member's program again: same identity, rank and ports
     Restart(runs::MemberArgs),
-    /// Create, show, wait for, list, watch and delete clusters
+    /// Create, show, wait for, list, watch and delete clusters, and verify signed rosters
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Become a member, wait for the roster, optionally become a program

@@ -27,3 +27,4 @@ mod supervision;
 mod support;
 mod templates;
 mod usage;
+mod verify;
