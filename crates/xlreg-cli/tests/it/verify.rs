@@ -136,8 +136,8 @@ fn a_changed_file_is_refused_with_what_does_not_match() {
     assert_eq!((&findings[0]["kind"], &findings[0]["line"]), (&"unreadable".into(), &14.into()));
     let mut binary = whole.clone().into_bytes();
     binary[40] = 0xff;
-    for content in [&b""[..], &binary, b"{}", whole[..whole.len() / 2].as_bytes(), &[b'x'; 2 << 20]]
-    {
+    let (half, huge) = (&whole.as_bytes()[..whole.len() / 2], vec![b'x'; 2 << 20]);
+    for content in [&b""[..], &binary, b"{}", half, &huge] {
         let (_, findings) = check(content);
         assert_eq!(findings[0]["kind"], "unreadable");
     }
