@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::{Value, json};
-use xlreg::{Expected, Finding, Fingerprint, Registry, SignedRoster, TextError, Verdict};
+use xlreg::signing::{Expected, Finding, Ranked, TextError, Verdict};
+use xlreg::{Fingerprint, Registry, SignedRoster};
 use xlreg_proto::text::FILE_BYTES_MAX;
-use xlreg_proto::text::roster::Ranked;
 
 use crate::connect::duration;
 use crate::exit::{Code, Ending};
