@@ -13,8 +13,9 @@ use crate::create::{self, CreateArgs};
 use crate::exit::{Code, Ending};
 use crate::export::{self, ExportArgs};
 use crate::output::{self, Output};
+use crate::signed::SignedTo;
 use crate::target::{Found, Which};
-use crate::verify_live::{self, VerifyArgs};
+use crate::verify::{self, VerifyArgs};
 use crate::watch::{self, WatchArgs};
 
 #[derive(Subcommand)]
@@ -22,7 +23,7 @@ pub(crate) enum Command {
     /// Create a cluster; if there is one of that name and size already, that is it
     Create(CreateArgs),
     /// Show who is in a cluster
-    Show(OneArgs),
+    Show(ShowOneArgs),
     /// Wait until a cluster is full, and show who is in it
     Wait(WaitArgs),
     /// List the registry's clusters
@@ -31,7 +32,7 @@ pub(crate) enum Command {
     Watch(WatchArgs),
     /// Write a member's keys and roster for other programs: TLS, SSH, JSON, variables
     Export(ExportArgs),
-    /// Shake hands with every member, as a member, and show who reaches whom
+    /// Check a signed roster, a file; or, of a cluster, who reaches whom
     Verify(VerifyArgs),
     /// Take a member's rank away, and shut its key out of the cluster
     Expel(ExpelArgs),
@@ -71,6 +72,14 @@ pub(crate) struct ExpelArgs {
 }
 
 #[derive(Args)]
+pub(crate) struct ShowOneArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    signed: SignedTo,
+}
+
+#[derive(Args)]
 pub(crate) struct WaitArgs {
     /// How long to wait at most
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
@@ -89,7 +98,7 @@ pub(crate) fn main(command: &Command) -> anyhow::Result<Code> {
         Command::List(args) => crate::block_on(list(args)),
         Command::Watch(args) => crate::block_on(watch::watch(args)),
         Command::Export(args) => crate::block_on(export::export(args)),
-        Command::Verify(args) => crate::block_on(verify_live::verify_cluster(args)),
+        Command::Verify(args) => verify::main(args),
         Command::Expel(args) => crate::block_on(expel(args)),
         Command::Delete(args) => crate::block_on(delete(args)),
     }
@@ -164,10 +173,14 @@ fn holder<'a>(roster: &'a Roster, named: &str) -> anyhow::Result<(usize, &'a Mem
     Err(Ending::new(Code::NotFound, message).into())
 }
 
-async fn show(args: &OneArgs) -> anyhow::Result<Code> {
+async fn show(args: &ShowOneArgs) -> anyhow::Result<Code> {
+    let ShowOneArgs { one: args, signed } = args;
     let Found { registry, identity, cluster } = args.which.find().await?;
-    let roster = registry.show(&identity, &cluster).await;
-    let roster = roster.with_context(|| format!("asking about cluster {cluster}"))?;
+    let doing = || format!("asking about cluster {cluster}");
+    if signed.keep(&registry, &identity, &cluster).await.with_context(doing)? {
+        return Ok(Code::Done);
+    }
+    let roster = registry.show(&identity, &cluster).await.with_context(doing)?;
     args.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }

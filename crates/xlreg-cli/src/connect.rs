@@ -31,7 +31,7 @@ pub(crate) struct MaybeConnect {
 }
 
 #[derive(Args, Clone, Debug)]
-struct Wire {
+pub(crate) struct Wire {
     /// Speak this dialect of the old wire [default: TLS from version 2 on, else the dialect of the
     /// version in the credentials]
     #[arg(long, env = "XLREG_DIALECT")]
@@ -59,7 +59,7 @@ impl Connect {
 }
 
 impl Wire {
-    fn open(&self, credentials: &Path) -> anyhow::Result<Registry> {
+    pub(crate) fn open(&self, credentials: &Path) -> anyhow::Result<Registry> {
         let registry = Registry::open(credentials)?;
         Ok(match self.dialect {
             None => registry,

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::time::{Instant, timeout};
-use xlreg::{Endpoint, Identity, Name, Roster, TokenSecret};
+use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster, TokenSecret, Wire};
 use xlreg_launch::{Place, Places};
 use zeroize::Zeroizing;
 
 use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
+use crate::signed;
 use crate::target::{Goal, Target, target};
 
 #[derive(clap::Args)]
@@ -130,12 +131,16 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
         waited.map_err(|error| error.since(began.into_std())).with_context(doing)?
     };
+    let joined = ClusterKey::Id(membership.cluster());
     membership.close().await;
     let rank = roster
         .rank_of_key(identity.sig_key(), identity.name())
         .ok_or_else(|| not_in(&roster))
         .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
+    if registry.wire() == Wire::V2 {
+        signed::keep_beside(&registry, &identity, &joined, &dir).await?;
+    }
     Ok(Joined { dir, roster, rank, roster_file })
 }
 

@@ -10,6 +10,7 @@
 //! | [`runs`] | ps, logs, down, pause, resume, kill, restart |
 //! | [`cluster`], [`create`], [`watch`] | create, show, wait, list, watch, expel, delete |
 //! | [`export`] | a member's keys and roster for other programs, below `cluster` |
+//! | [`verify`] | cluster verify: whether a signed roster holds |
 //! | [`verify_live`] | cluster verify: who reaches whom |
 //! | [`join`] | become a member, and then a program |
 //! | [`leave`] | stop being one |
@@ -20,7 +21,8 @@
 //! | [`extras`] | completions and man pages |
 //!
 //! [`connect`] and [`target`] have the flags that say which registry and which cluster, as whom;
-//! [`invite`] has the line that other machines join with. [`output`] prints, [`screen`] and
+//! [`invite`] has the line that other machines join with. [`signed`] fetches
+//! signed rosters, [`output`] prints, [`screen`] and
 //! [`progress`] draw on a terminal, and [`usage`] answers misuse.
 
 #![forbid(unsafe_code)]
@@ -44,10 +46,12 @@ mod run;
 mod runs;
 mod screen;
 mod serve;
+mod signed;
 mod target;
 mod token;
 mod tunnel;
 mod usage;
+mod verify;
 mod verify_live;
 mod watch;
 
@@ -90,7 +94,7 @@ enum Command {
     Kill(runs::MemberArgs),
     /// Start a member's program again: same identity, rank and ports
     Restart(runs::MemberArgs),
-    /// Create, show, wait for, list, watch and delete clusters; expel members
+    /// Create, show, wait for, list, watch and delete clusters, expel members, verify rosters
     #[command(subcommand)]
     Cluster(cluster::Command),
     /// Become a member, wait for the roster, optionally become a program

@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +20,6 @@ use xlreg::{
     Roster, Wire,
 };
 
-use crate::connect::{Connect, cluster_key, duration};
 use crate::exit::{Code, Ending};
 use crate::leave;
 use crate::output::{self, Output};
@@ -35,33 +33,24 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-#[derive(Args)]
-pub(crate) struct VerifyArgs {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
-    /// The name of the member to look from [default: that of the identity]
-    #[arg(long)]
-    name: Option<Name>,
-    /// The identity it joined with [default: the one that `xlreg join` keeps for this cluster and
-    /// name]
-    #[arg(long, value_name = "DIR", env = "XLREG_IDENTITY")]
-    identity: Option<PathBuf>,
-    /// How long to try, and to be there for the others
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "XLREG_TIMEOUT")]
-    timeout: Duration,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    output: Output,
+/// What to look at, and from where.
+pub(crate) struct Live {
+    pub(crate) cluster: ClusterKey,
+    /// The member to look from; if not said, the identity's.
+    pub(crate) name: Option<Name>,
+    /// Its directory; if not said, where `xlreg join` keeps it.
+    pub(crate) identity: Option<PathBuf>,
+    /// How long to try, and to be there for the others.
+    pub(crate) timeout: Duration,
+    pub(crate) registry: Registry,
+    pub(crate) output: Output,
 }
 
 /// Looks, prints, and says by its code whether all was reached: 0, or 7.
-pub(crate) async fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
+pub(crate) async fn verify_cluster(args: &Live) -> anyhow::Result<Code> {
     let doing = || format!("verifying cluster {}", args.cluster);
-    let registry = args.connect.registry()?;
     let identity = args.identity().await?;
-    let peers = timeout(args.timeout, learn(&registry, &identity, &args.cluster));
+    let peers = timeout(args.timeout, learn(&args.registry, &identity, &args.cluster));
     let peers = peers.await.unwrap_or_else(|_| Err(late(args.timeout))).with_context(doing)?;
     let roster = peers.roster();
     let rank = peers.rank().ok_or_else(|| no_member(&identity, &roster))?;
@@ -74,7 +63,7 @@ pub(crate) async fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
     Ok(if roster.is_complete() && matrix.all_reached() { Code::Done } else { Code::Incomplete })
 }
 
-impl VerifyArgs {
+impl Live {
     async fn identity(&self) -> anyhow::Result<Identity> {
         let dir = match &self.identity {
             Some(dir) => dir.clone(),

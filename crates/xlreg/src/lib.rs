@@ -102,5 +102,4 @@ pub use xlreg_core::{
 pub use xlreg_node::files::Durability;
 pub use xlreg_proto::channel::Dialect;
 pub use xlreg_proto::keys::PrivateKey;
-pub use xlreg_proto::text::roster::{Expected, Finding, SignedRoster, Verdict};
-pub use xlreg_proto::text::{Credentials, TextError};
+pub use xlreg_proto::text::{Credentials, SignedRoster};

@@ -2,6 +2,24 @@
 //!
 //! Whoever joins by the modern door signs its entry with it, and whoever moves signs it again; the
 //! signatures are the same each time, so nothing changes by it when nothing has.
+//!
+//! Whoever gets a signed roster checks it with [`SignedRoster::parse`] and [`SignedRoster::verify`],
+//! which ask nobody:
+//!
+//! ```no_run
+//! use xlreg::signing::Expected;
+//! use xlreg::{Registry, SignedRoster};
+//!
+//! # fn check() -> Result<(), Box<dyn std::error::Error>> {
+//! let roster = SignedRoster::parse(&std::fs::read("alpha.signed")?)?;
+//! let pinned = Registry::open("regCred.dat")?.credentials().sig_key.fingerprint();
+//! let verdict = roster.verify(&Expected { registry: Some(pinned), ..Expected::default() });
+//! for fault in &verdict.faults {
+//!     eprintln!("{fault}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 use std::sync::Arc;
 
@@ -9,8 +27,8 @@ use tracing::{debug, warn};
 use xlreg_api::{convert, v2};
 use xlreg_core::registry::Who;
 use xlreg_core::{Cluster, ClusterId, ClusterKey, Endpoint, EntrySignature, Member, NodeId};
-use xlreg_proto::text::SignedRoster;
-use xlreg_proto::text::roster::Expected;
+pub use xlreg_proto::text::TextError;
+pub use xlreg_proto::text::roster::{Expected, Finding, Ranked, SignedRoster, Verdict};
 
 use crate::error::{Error, Problem, Reason};
 use crate::following::get;

@@ -35,4 +35,5 @@ mod templates;
 mod terminal;
 mod usage;
 mod verify;
+mod verify_file;
 mod watching;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use tokio::time::timeout;
+use xlreg::signing::{Expected, Finding};
 use xlreg::{
-    ClusterKey, Dialect, EntrySignature, Error, EventKind, Expected, Finding, Identity, Member,
-    NewKeys, News, Reason, Registry, SignedRoster,
+    ClusterKey, Dialect, EntrySignature, Error, EventKind, Identity, Member, NewKeys, News, Reason,
+    Registry, SignedRoster,
 };
 use xlreg_core::{Admission, Command, Refusal};
 

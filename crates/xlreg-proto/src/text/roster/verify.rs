@@ -137,7 +137,7 @@ pub enum Finding {
         size: u32,
     },
     /// It was signed too long ago.
-    #[error("it was signed {} s ago, and should be at most {} s old", age.as_secs(), max.as_secs())]
+    #[error("it was signed {age:?} ago, and may be at most {max:?} old")]
     TooOld {
         /// How long ago.
         age: Duration,
@@ -145,7 +145,7 @@ pub enum Finding {
         max: Duration,
     },
     /// It was signed later than now.
-    #[error("it was signed {} s from now: one of the two clocks is wrong", ahead.as_secs())]
+    #[error("it was signed {ahead:?} from now: one of the two clocks is wrong")]
     FromFuture {
         /// By how much.
         ahead: Duration,
