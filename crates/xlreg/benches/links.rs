@@ -1,8 +1,8 @@
 //! The speed of links between members: `cargo bench -p xlreg --bench links`.
 //!
 //! Each figure stands beside what limits it, measured in the same run, since machines differ and are
-//! shared. docs/performance.md has figures and what they mean. An argument picks the parts whose names
-//! contain it.
+//! shared. It reads `/proc`, so it needs Linux. docs/performance.md has figures and what they mean. An
+//! argument picks the parts whose names contain it.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -11,9 +11,8 @@
 )]
 
 use std::hint::black_box;
-use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -76,29 +75,61 @@ fn pair(runtime: &Runtime) -> Pair {
 fn throughput() {
     let runtime = multi();
     let pair = pair(&runtime);
-    let (mut plain, mut linked, mut sealing, mut opening) = (vec![], vec![], vec![], vec![]);
+    let (mut plain, mut linked, mut aes) = (vec![], vec![], vec![]);
     for _ in 0..ROUNDS {
         plain.push(by_tcp());
         linked.push(by_link(&pair));
-        let (seal, open) = aes();
-        sealing.push(seal);
-        opening.push(open);
+        aes.push(by_aes());
     }
-    let gigabytes = |rates: &[f64]| median(rates) / 1e9;
-    let (plain, linked) = (gigabytes(&plain), gigabytes(&linked));
-    let aes = gigabytes(&sealing).min(gigabytes(&opening));
-    println!("plain TCP over loopback, one thread to another: {plain:.2} GB/s");
-    println!("AES-128-GCM on one core, records of 16 KiB: {aes:.2} GB/s");
+    let of = |rounds: &[Round], part: fn(&Round) -> f64| {
+        median(&rounds.iter().map(part).collect::<Vec<_>>())
+    };
+    let say = |label: &str, rounds: &[Round]| {
+        let (rate, sender, receiver) =
+            (of(rounds, |r| r.rate), of(rounds, |r| r.sender), of(rounds, |r| r.receiver));
+        println!(
+            "{label:<11}: {:.2} GB/s; CPU of sender and receiver {sender:.3} and {receiver:.3} ns a \
+             byte, so {:.2} GB/s with a core each",
+            rate / 1e9,
+            1.0 / sender.max(receiver),
+        );
+        sender + receiver
+    };
+    let (plain, aes) = (say("plain TCP", &plain), say("AES-GCM", &aes));
+    let linked = say("a link", &linked);
     println!(
-        "a link: {linked:.2} GB/s; {:.2} of plain TCP, {:.2} of AES-GCM, {:.2} of what both allow \
-         one after another",
+        "CPU of a link: {:.2} of plain TCP's, {:.2} of what TCP and AES-GCM take together",
         linked / plain,
-        linked / aes,
-        linked * (1.0 / plain + 1.0 / aes),
+        linked / (plain + aes),
     );
 }
 
-fn by_tcp() -> f64 {
+/// How one stream went: bytes a second, and CPU of each side in nanoseconds a byte, which a busy
+/// machine disturbs less.
+struct Round {
+    rate: f64,
+    sender: f64,
+    receiver: f64,
+}
+
+/// CPU seconds of this thread so far; `stat` has only ticks of 10 ms.
+fn thread_cpu() -> f64 {
+    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    schedstat.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
+}
+
+/// The same of all threads of this process that live.
+fn process_cpu() -> f64 {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let of_thread = |path: std::path::PathBuf| {
+        // One may have ended in between.
+        let schedstat = std::fs::read_to_string(path.join("schedstat")).unwrap_or_default();
+        schedstat.split_whitespace().next().map_or(0.0, |ns| ns.parse::<f64>().unwrap() / 1e9)
+    };
+    threads.map(|thread| of_thread(thread.unwrap().path())).sum()
+}
+
+fn by_tcp() -> Round {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     stream(
@@ -107,7 +138,7 @@ fn by_tcp() -> f64 {
     )
 }
 
-fn by_link(pair: &Pair) -> f64 {
+fn by_link(pair: &Pair) -> Round {
     let (near, far) = (pair.near.clone(), pair.far.clone());
     let listener = pair.socket.try_clone().unwrap();
     stream(
@@ -124,29 +155,29 @@ async fn accept(listener: std::net::TcpListener) -> TcpListener {
     TcpListener::from_std(listener).unwrap()
 }
 
-/// Bytes a second from what `connect` gives to what `accept` gives, each on a thread of its own.
-fn stream<A, B>(connect: impl AsyncGive<A>, accept: impl AsyncGive<B>) -> f64
+/// A stream from what `connect` gives to what `accept` gives, each on a thread of its own.
+fn stream<A, B>(connect: impl Give<A>, accept: impl Give<B>) -> Round
 where
     A: AsyncWrite + Unpin,
     B: AsyncRead + Unpin,
 {
-    let (begun, begin) = mpsc::channel();
     thread::scope(|scope| {
-        scope.spawn(|| {
+        let sender = scope.spawn(|| {
             single().block_on(async {
                 let mut stream = connect.give().await;
                 let chunk = vec![7; WRITE_BYTES];
-                begun.send(Instant::now()).unwrap();
+                let (began, cpu) = (Instant::now(), thread_cpu());
                 for _ in 0..STREAM_BYTES / WRITE_BYTES as u64 {
                     stream.write_all(&chunk).await.unwrap();
                 }
                 stream.shutdown().await.unwrap();
-            });
+                (began, thread_cpu() - cpu)
+            })
         });
         let receiver = scope.spawn(|| {
             single().block_on(async {
                 let mut stream = accept.give().await;
-                let mut buffer = vec![0; READ_BYTES];
+                let (mut buffer, cpu) = (vec![0; READ_BYTES], thread_cpu());
                 let mut count = 0;
                 loop {
                     let read = stream.read(&mut buffer).await.unwrap();
@@ -156,20 +187,26 @@ where
                     }
                 }
                 assert_eq!(count, STREAM_BYTES);
-                Instant::now()
+                (Instant::now(), thread_cpu() - cpu)
             })
         });
-        let ended = receiver.join().unwrap();
-        STREAM_BYTES as f64 / (ended - begin.recv().unwrap()).as_secs_f64()
+        let ((began, sender), (ended, receiver)) =
+            (sender.join().unwrap(), receiver.join().unwrap());
+        let bytes = STREAM_BYTES as f64;
+        Round {
+            rate: bytes / (ended - began).as_secs_f64(),
+            sender: sender * 1e9 / bytes,
+            receiver: receiver * 1e9 / bytes,
+        }
     })
 }
 
 /// Something that gives a stream, once.
-trait AsyncGive<T>: Send {
+trait Give<T>: Send {
     fn give(self) -> impl Future<Output = T>;
 }
 
-impl<T, F, Fut> AsyncGive<T> for F
+impl<T, F, Fut> Give<T> for F
 where
     F: FnOnce() -> Fut + Send,
     Fut: Future<Output = T>,
@@ -179,29 +216,32 @@ where
     }
 }
 
-/// Bytes a second that this thread seals and opens.
-fn aes() -> (f64, f64) {
+/// As much sealed, and opened, in records as TLS makes them, by this thread alone.
+fn by_aes() -> Round {
     let key = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[7; 16]).unwrap());
     let nonce = || Nonce::assume_unique_for_key([1; 12]);
     let records = STREAM_BYTES / RECORD_BYTES as u64;
     let mut record = vec![7; RECORD_BYTES];
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), thread_cpu());
     for _ in 0..records {
         record.truncate(RECORD_BYTES);
         key.seal_in_place_append_tag(nonce(), Aad::empty(), &mut record).unwrap();
     }
-    let sealing = began.elapsed();
+    let (sealed, sender) = (began.elapsed(), thread_cpu() - cpu);
+    // What is opened must be sealed first, so the copy counts, too.
     record.truncate(RECORD_BYTES);
     key.seal_in_place_append_tag(nonce(), Aad::empty(), &mut record).unwrap();
-    let mut opening = Duration::ZERO;
+    let (mut place, cpu) = (record.clone(), thread_cpu());
     for _ in 0..records {
-        let mut sealed = record.clone();
-        let began = Instant::now();
-        black_box(key.open_in_place(nonce(), Aad::empty(), &mut sealed).unwrap());
-        opening += began.elapsed();
+        place.copy_from_slice(&record);
+        black_box(key.open_in_place(nonce(), Aad::empty(), &mut place).unwrap());
     }
-    let rate = |took: Duration| STREAM_BYTES as f64 / took.as_secs_f64();
-    (rate(sealing), rate(opening))
+    let bytes = STREAM_BYTES as f64;
+    Round {
+        rate: bytes / sealed.as_secs_f64(),
+        sender: sender * 1e9 / bytes,
+        receiver: (thread_cpu() - cpu) * 1e9 / bytes,
+    }
 }
 
 /// Links made and accepted in one process, beside what RSA alone would allow: two private operations
@@ -212,24 +252,27 @@ fn handshakes() {
     let cores = thread::available_parallelism().unwrap().get();
     for (label, resumed) in [("full", false), ("resumed", true)] {
         for at_a_time in [1, 8 * cores] {
+            // Before and after, since the machine's speed drifts.
             let before = rsa_private_operation();
-            let took = runtime.block_on(shake(&pair, resumed, at_a_time));
+            let (took, cpu) = runtime.block_on(shake(&pair, resumed, at_a_time));
             let rsa = f64::midpoint(before, rsa_private_operation());
-            let rate = HANDSHAKES as f64 / took.as_secs_f64();
-            let limit = cores as f64 / (2.0 * rsa);
             println!(
-                "{label:<7}, {at_a_time:>2} at a time: {:.2} ms each, {rate:.0}/s; the two RSA operations of a \
-                 full one, {:.3} ms each, would allow {limit:.0}/s on {cores} cores: ratio {:.2}",
-                took.as_secs_f64() * 1e3 / HANDSHAKES as f64,
+                "{label:<7}, {at_a_time:>2} at a time: {:.0}/s; {:.3} ms CPU each, both sides together, where \
+                 an RSA private operation takes {:.3}: {:.2} of the two of a full handshake; CPU for \
+                 {:.0}/s on {cores} cores, and RSA alone for {:.0}/s",
+                HANDSHAKES as f64 / took,
+                cpu * 1e3 / HANDSHAKES as f64,
                 rsa * 1e3,
-                rate / limit,
+                cpu / HANDSHAKES as f64 / (2.0 * rsa),
+                cores as f64 * HANDSHAKES as f64 / cpu,
+                cores as f64 / (2.0 * rsa),
             );
         }
     }
 }
 
-/// How long it takes to make all links, so many at a time.
-async fn shake(pair: &Pair, resumed: bool, at_a_time: usize) -> Duration {
+/// Seconds that it takes to make all links, so many at a time, by the clock and of CPU.
+async fn shake(pair: &Pair, resumed: bool, at_a_time: usize) -> (f64, f64) {
     let listener = accept(pair.socket.try_clone().unwrap()).await;
     let mut listener = pair.far.listen(listener);
     let accepting = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
@@ -241,7 +284,7 @@ async fn shake(pair: &Pair, resumed: bool, at_a_time: usize) -> Duration {
         peers.connect(1).await.unwrap();
         fresh.push(peers);
     }
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), process_cpu());
     let mut links = JoinSet::new();
     for peers in fresh {
         links.spawn(async move {
@@ -254,20 +297,20 @@ async fn shake(pair: &Pair, resumed: bool, at_a_time: usize) -> Duration {
     while let Some(made) = links.join_next().await {
         made.unwrap();
     }
-    let took = began.elapsed();
+    let took = (began.elapsed().as_secs_f64(), process_cpu() - cpu);
     accepting.abort();
     took
 }
 
-/// Seconds that one RSA-2048 private operation takes, with all cores at it.
+/// Seconds of CPU that one RSA-2048 private operation takes, with all cores at it.
 fn rsa_private_operation() -> f64 {
     let key = PrivateKey::generate().unwrap();
     let work = || {
-        let began = Instant::now();
+        let before = thread_cpu();
         for _ in 0..RSA_OPERATIONS {
             black_box(key.sign_pss(&[b"handshake"]).unwrap());
         }
-        began.elapsed().as_secs_f64() / f64::from(RSA_OPERATIONS)
+        (thread_cpu() - before) / f64::from(RSA_OPERATIONS)
     };
     let threads = thread::available_parallelism().unwrap().get();
     thread::scope(|scope| {

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{Connection, ServerConnection};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use xlreg_core::PublicKey;
 use xlreg_tls::{Admission, peer};
 
@@ -71,8 +71,9 @@ impl PeerListener {
         link.ok_or_else(|| io::Error::other("the task that shakes hands has ended"))
     }
 
-    /// Who is turned away from now on, and why; also told to `tracing`, at the level of info. Who reads
-    /// too slowly misses the older ones.
+    /// Who is turned away from now on, and why; also told to `tracing`, whoever has shown a certificate
+    /// that is not taken at the level of info, others at that of debug. Who reads too slowly misses the
+    /// older ones.
     #[must_use]
     pub fn refusals(&self) -> broadcast::Receiver<TurnedAway> {
         self.refusals.subscribe()
@@ -216,7 +217,13 @@ impl Door {
     }
 
     fn refuse(&self, address: SocketAddr, why: PeerError) {
-        info!(%address, %why, "turned away");
+        match why {
+            // Somebody has shown what is not good enough; that is worth an operator's look.
+            PeerError::Refused(_) | PeerError::NotItsKey | PeerError::OldTls(_) => {
+                info!(%address, %why, "turned away");
+            }
+            _ => debug!(%address, %why, "turned away"),
+        }
         // Nobody has to look.
         let _unseen = self.refusals.send(TurnedAway { address, why: Arc::new(why) });
     }
