@@ -60,8 +60,10 @@ fn in_a_pipe_each_event_is_a_line_also_over_a_restart_and_the_end_is_the_last() 
             ["returned", 4, true],
             ["updated", 5, true],
             ["rotated", 6, true],
-            ["expelled", 7, false],
-            ["gone", 7, false],
+            // It signs its entry anew, with the new key.
+            ["updated", 7, true],
+            ["expelled", 8, false],
+            ["gone", 8, false],
         ])
     );
     assert_eq!((&first["size"], &first["members"]), (&2.into(), &json!([])));
@@ -71,7 +73,8 @@ fn in_a_pipe_each_event_is_a_line_also_over_a_restart_and_the_end_is_the_last() 
     assert_eq!(events[3]["member"]["left"], true);
     assert_eq!(events[5]["member"]["endpoints"], json!(["h:3"]));
     assert_ne!(events[6]["member"]["sig_key"], member["sig_key"]);
-    assert_eq!(events[8]["reason"], "deleted");
+    assert_eq!(events[7]["member"]["sig_key"], events[6]["member"]["sig_key"]);
+    assert_eq!(events[9]["reason"], "deleted");
     for event in &events {
         assert_eq!(event["cluster"], "alpha");
         assert_eq!(event["cluster_id"], first["cluster_id"]);
