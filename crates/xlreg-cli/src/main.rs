@@ -14,6 +14,7 @@
 //! | [`token`] | secrets that let others in |
 //! | [`id`], [`cred`] | identities and credentials |
 //! | [`pool`] | keys made ahead of need, below `id` |
+//! | [`store`] | check, back up and restore what a registry keeps |
 //! | [`extras`] | completions and man pages |
 //!
 //! [`invite`] has the line that other machines join with, [`usage`] answers misuse, and [`progress`] shows on a terminal how far long work has come.
@@ -36,6 +37,7 @@ mod progress;
 mod run;
 mod runs;
 mod serve;
+mod store;
 mod token;
 mod usage;
 mod watch;
@@ -95,6 +97,9 @@ enum Command {
     /// Show and check a registry's credentials
     #[command(subcommand)]
     Cred(cred::Command),
+    /// Check, back up and restore what a registry keeps in its directory
+    #[command(subcommand)]
+    Store(store::Command),
     /// Print a completion script for a shell
     Completions(extras::CompletionsArgs),
     /// Print the manual page, or write those of all subcommands
@@ -122,6 +127,7 @@ fn main() -> ExitCode {
         Command::Token(command) => token::main(&command),
         Command::Id(command) => id::main(&command),
         Command::Cred(command) => cred::main(&command),
+        Command::Store(command) => store::main(&command),
         Command::Completions(args) => extras::completions(&args),
         Command::Man(args) => extras::man(&args),
     };

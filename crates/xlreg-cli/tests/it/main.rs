@@ -23,6 +23,7 @@ mod ready;
 mod room;
 mod run;
 mod serve;
+mod store;
 mod supervision;
 mod support;
 mod templates;
