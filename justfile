@@ -39,6 +39,10 @@ snapshots:
 bench *PART:
     cargo bench -p xlreg-cli -- {{PART}}
 
+# Kills a registry under load N times, and lets its disk fail; says what is lost: nothing.
+kills N="10" *ARGS:
+    cargo bench -p xlreg-cli --bench kills -- {{N}} {{ARGS}}
+
 # Forms a cluster of three and shows what its members know.
 demo:
     cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'

@@ -120,6 +120,11 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
     Ok(dirs.data_dir().to_owned())
 }
 
+/// The registry's data directory that `XLREG_DATA` names, if it names one.
+pub(crate) fn data_from_env() -> Option<PathBuf> {
+    std::env::var_os("XLREG_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
 /// A duration with a unit: `500ms`, `30s`, `2m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

@@ -18,6 +18,7 @@
 //! | [`token`] | secrets that let others in |
 //! | [`id`], [`cred`] | identities and credentials |
 //! | [`pool`] | keys made ahead of need, below `id` |
+//! | [`store`] | check, back up and restore what a registry keeps |
 //! | [`extras`] | completions and man pages |
 //!
 //! [`connect`] and [`target`] have the flags that say which registry and which cluster, as whom;
@@ -47,6 +48,7 @@ mod runs;
 mod screen;
 mod serve;
 mod signed;
+mod store;
 mod target;
 mod token;
 mod tunnel;
@@ -112,6 +114,9 @@ enum Command {
     /// Show and check a registry's credentials, and export its certificate
     #[command(subcommand)]
     Cred(cred::Command),
+    /// Check, back up and restore what a registry keeps in its directory
+    #[command(subcommand)]
+    Store(store::Command),
     /// Print a completion script for a shell
     Completions(extras::CompletionsArgs),
     /// Print the manual page, or write those of all subcommands
@@ -140,6 +145,7 @@ fn main() -> ExitCode {
         Command::Token(command) => token::main(&command),
         Command::Id(command) => id::main(&command),
         Command::Cred(command) => cred::main(&command),
+        Command::Store(command) => store::main(&command),
         Command::Completions(args) => extras::completions(&args),
         Command::Man(args) => extras::man(&args),
     };

@@ -22,10 +22,11 @@ use xlreg_server::config::File;
 use xlreg_server::{Config, Home, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
 
-use crate::connect::{data_dir, shell_word};
+use crate::connect::{data_dir, data_from_env, shell_word};
 use crate::exit::{self, Code, Ending};
 use crate::logs::Logs;
 use crate::output;
+use crate::store::restore::UNFINISHED;
 
 /// The port that deployed clients know.
 const DEFAULT_LISTEN: &str = "127.0.0.1:56789";
@@ -138,8 +139,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         (None, Some(text)) => Some(text.parse().context("the configuration file's name")?),
         (None, None) => None,
     };
-    let from_env = || std::env::var_os("XLREG_DATA").filter(|dir| !dir.is_empty());
-    let data = args.data.clone().or_else(|| from_env().map(PathBuf::from));
+    let data = args.data.clone().or_else(data_from_env);
     // --data and XLREG_DATA go before `ephemeral` in a file.
     let ephemeral = args.ephemeral || (data.is_none() && file.ephemeral == Some(true));
     if ephemeral && !args.ephemeral && file.data.is_some() {
@@ -322,6 +322,14 @@ fn open(
 /// short is neither: there the keys come first, and the credentials last.
 fn refuse_half_of(dir: &Path) -> anyhow::Result<()> {
     let shown = dir.display();
+    if dir.join(UNFINISHED).exists() {
+        let message = format!(
+            "{shown} holds a restored registry in part: the restore was cut short; run it again, \
+             with --replace: xlreg store restore BACKUP --data {} --replace",
+            shell_word(dir)
+        );
+        return Err(Ending::new(Code::Failed, message).into());
+    }
     let message = match (Home::exists(dir), LocalEngine::exists(dir)) {
         (false, true) => format!(
             "{shown} holds a registry's memory, but not its keys: .xlattice/node.config is missing; \

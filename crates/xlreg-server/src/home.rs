@@ -11,12 +11,16 @@ use xlreg_node::files::{self, Mode};
 use xlreg_node::{Identity, IdentityError};
 use xlreg_proto::session;
 use xlreg_proto::text::node::NODE_FILE;
-use xlreg_proto::text::{Credentials, FileId};
+use xlreg_proto::text::{Credentials, FILE_BYTES_MAX, FileId};
 
 use crate::server::Keys;
 
 /// The credentials' file, under the name that the originals give it.
 const CREDENTIALS_FILE: &str = "regCred.dat";
+
+/// Who a registry is stands in these, of its data directory: its keys' directory, and the
+/// credentials.
+pub const FILES: [&str; 2] = [".xlattice", CREDENTIALS_FILE];
 
 /// A registry's directory and identity.
 #[derive(Debug)]
@@ -68,6 +72,16 @@ pub enum HomeError {
         /// What is wrong with it.
         source: EndpointError,
     },
+    /// A file can't be copied.
+    #[error("copying {from} to {to}: {source}")]
+    Copy {
+        /// The file.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// The credentials can't be written.
     #[error("writing the credentials {path}: {source}")]
     Credentials {
@@ -112,6 +126,49 @@ impl Home {
     #[must_use]
     pub fn has_served(dir: &Path) -> bool {
         dir.join(CREDENTIALS_FILE).exists()
+    }
+
+    /// What is wrong with the keys in `dir`, and with the credentials, if there are any; each
+    /// problem with the file's name. `registry` is the ID in what the registry remembers.
+    #[must_use]
+    pub fn check(dir: &Path, registry: Option<NodeId>) -> Vec<(&'static str, String)> {
+        let identity = match Identity::load(dir) {
+            Ok(identity) => identity,
+            Err(IdentityError::Missing { .. }) => {
+                return vec![(NODE_FILE, "it is missing, and the keys with it".to_owned())];
+            }
+            Err(error) => return vec![(NODE_FILE, error.to_string())],
+        };
+        let mut found = Vec::new();
+        match (identity.id(), registry) {
+            (None, _) => {
+                found.push((NODE_FILE, HomeError::LongId { dir: dir.to_owned() }.to_string()));
+            }
+            (Some(id), Some(registry)) if id != registry => {
+                let problem = format!("it is of registry {id}, and {registry} is remembered");
+                found.push((NODE_FILE, problem));
+            }
+            _ => {}
+        }
+        let problem = check_credentials(&dir.join(CREDENTIALS_FILE), &identity);
+        found.extend(problem.map(|problem| (CREDENTIALS_FILE, problem)));
+        found
+    }
+
+    /// Copies the keys in `dir`, and the credentials, if there are any, to another directory, and
+    /// onto the disk.
+    ///
+    /// # Errors
+    /// [`HomeError::Copy`] if they can't be read or written.
+    pub fn copy(dir: &Path, to: &Path) -> Result<(), HomeError> {
+        for (file, mode) in [(NODE_FILE, Mode::Private), (CREDENTIALS_FILE, Mode::Public)] {
+            let (from, to) = (dir.join(file), to.join(file));
+            if file == CREDENTIALS_FILE && !from.exists() {
+                continue;
+            }
+            copy(&from, &to, mode).map_err(|source| HomeError::Copy { from, to, source })?;
+        }
+        Ok(())
     }
 
     /// A registry with the keys of `identity`, of which only its credentials, in `dir`, tell.
@@ -182,6 +239,32 @@ impl Home {
         };
         session::Identity { version: credentials.version, entry: Arc::new(entry) }
     }
+}
+
+/// What is wrong with a registry's credentials.
+fn check_credentials(path: &Path, identity: &Identity) -> Option<String> {
+    let text = match files::read_text(path, FILE_BYTES_MAX) {
+        Ok(text) => text,
+        // They are written at each start.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return Some(format!("it can't be read: {error}")),
+    };
+    let credentials = match Credentials::parse(&text) {
+        Ok(credentials) => credentials,
+        Err(error) => return Some(error.to_string()),
+    };
+    let same = credentials.id.node_id() == identity.id()
+        && credentials.name == *identity.name()
+        && credentials.comms_key == *identity.comms_key().public()
+        && credentials.sig_key == *identity.sig_key().public();
+    let problem = "it is of another registry than the keys; the next start writes it anew";
+    (!same).then(|| problem.to_owned())
+}
+
+fn copy(from: &Path, to: &Path, mode: Mode) -> std::io::Result<()> {
+    let text = files::read_text(from, FILE_BYTES_MAX)?;
+    to.parent().map_or(Ok(()), files::create_dir)?;
+    files::replace(to, text.as_bytes(), mode)
 }
 
 /// Where others reach a registry that listens on `listen`.

@@ -9,7 +9,7 @@ use thiserror::Error;
 use xlreg_core::NodeId;
 
 /// What to do about a file that can't be trusted.
-const RESTORE: &str = "Restore registry.db from a backup, or move the directory away to start an empty registry; \
+const RESTORE: &str = "Restore a backup (xlreg store restore), or move the directory away to start an empty registry; \
      the file was left as it is";
 
 /// Why a store can't be opened, or can't go on.

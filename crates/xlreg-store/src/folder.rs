@@ -7,14 +7,14 @@ use std::path::Path;
 use crate::StoreError;
 
 /// The lock's file name. A file of its own: SQLite's locks on the database come and go.
-const LOCK: &str = "lock";
+pub const LOCK: &str = "lock";
 
 /// Bytes read of the lock's file to tell who holds it; a process ID is shorter.
 const HOLDER_BYTES_MAX: u64 = 32;
 
-/// The directory, held by this process until dropped.
+/// A registry's directory, held by this process until dropped: nobody else opens it meanwhile.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub struct Folder {
     /// The system frees the lock with the file, also when the process is killed.
     lock: File,
 }
@@ -29,7 +29,11 @@ impl Drop for Folder {
 
 impl Folder {
     /// Makes the directory if there is none, for this user only, and locks it.
-    pub(crate) fn open(dir: &Path) -> Result<Self, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process has it, [`StoreError::Folder`] if it can't be made
+    /// or written to.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
         if !dir.is_dir() {
             create_dir(dir).map_err(StoreError::folder("create", dir))?;
         }

@@ -15,9 +15,13 @@ use crate::{StoreError, folder, rows, schema};
 /// The database's file name.
 const DATABASE: &str = "registry.db";
 
+/// What a registry remembers is in these: the database, its log, and the log's index, which SQLite
+/// names after it.
+pub const FILES: [&str; 3] = [DATABASE, "registry.db-wal", "registry.db-shm"];
+
 /// How long a commit waits for an operator's own write transaction on the same file, before it
 /// counts as failed.
-const BUSY_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes in the smallest database: one page of the smallest size.
 const FILE_BYTES_MIN: u64 = 512;
@@ -149,12 +153,19 @@ impl Journal {
     }
 }
 
-/// The database in a directory, and its log, as SQLite names it.
+/// The database in a directory, and its log.
 pub(crate) fn files(dir: &Path) -> [PathBuf; 2] {
-    [dir.join(DATABASE), dir.join(format!("{DATABASE}-wal"))]
+    let [database, log, _] = FILES;
+    [dir.join(database), dir.join(log)]
 }
 
-fn exists(path: &Path) -> Result<bool, StoreError> {
+/// The index of the log, which is there while somebody has the database open.
+pub(crate) fn index(dir: &Path) -> PathBuf {
+    let [_, _, index] = FILES;
+    dir.join(index)
+}
+
+pub(crate) fn exists(path: &Path) -> Result<bool, StoreError> {
     path.try_exists().map_err(StoreError::folder("look for", path))
 }
 
@@ -198,18 +209,12 @@ fn load(
 /// its schema version, too.
 fn open(path: &Path) -> Result<(Connection, i32), StoreError> {
     let failed = |source| StoreError::sqlite("open", path, source);
-    let file = fs::metadata(path).map_err(StoreError::folder("open", path))?;
-    if file.is_file() && file.len() < FILE_BYTES_MIN {
-        // SQLite would take it for a new database, and throw its log away.
-        let problem = format!("it has only {} bytes", file.len());
-        return Err(corrupt(path, &problem));
-    }
+    refuse_stub(path)?;
     let connection = connect(path).map_err(failed)?;
     let version = version(&connection, path)?;
     check_structure(&connection, path)?;
     if !schema::is_ours(&connection, version).map_err(failed)? {
-        let problem = "its tables are not defined as its schema version defines them";
-        return Err(corrupt(path, problem));
+        return Err(not_ours(path));
     }
     // Only now that it is known to be sound and ours is it written to.
     let journal_mode = "PRAGMA journal_mode = WAL";
@@ -219,6 +224,20 @@ fn open(path: &Path) -> Result<(Connection, i32), StoreError> {
         return Err(StoreError::NoLog { path, mode });
     }
     Ok((connection, version))
+}
+
+/// SQLite would take a file of next to nothing for a new database, and throw its log away.
+pub(crate) fn refuse_stub(path: &Path) -> Result<(), StoreError> {
+    let file = fs::metadata(path).map_err(StoreError::folder("open", path))?;
+    if file.is_file() && file.len() < FILE_BYTES_MIN {
+        let problem = format!("it has only {} bytes", file.len());
+        return Err(corrupt(path, &problem));
+    }
+    Ok(())
+}
+
+pub(crate) fn not_ours(path: &Path) -> StoreError {
+    corrupt(path, "its tables are not defined as its schema version defines them")
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -240,7 +259,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// The file's schema version, if it is a registry's file and not from the future.
-fn version(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
+pub(crate) fn version(connection: &Connection, path: &Path) -> Result<i32, StoreError> {
     let pragma = |name| {
         connection
             .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
@@ -366,6 +385,12 @@ mod tests {
     fn a_file_of_version_1_is_upgraded_with_all_that_it_has() {
         let dir = tempfile::tempdir().unwrap();
         write_version_1(dir.path()).unwrap();
+        let before = fs::read(dir.path().join(DATABASE)).unwrap();
+        let report = crate::check(dir.path()).unwrap();
+        assert!(report.findings.iter().all(|finding| finding.table.is_none()), "{report:?}");
+        assert_eq!((report.schema, report.registry), (Some(1), Some(REGISTRY)));
+        assert_eq!((report.nodes, report.clusters, report.members), (2, 1, 2));
+        assert_eq!(fs::read(dir.path().join(DATABASE)).unwrap(), before);
         let now = Time::from_millis(1_800_000_000_000);
         let (mut journal, mut registry) = open_at(dir.path(), now).unwrap();
         let alpha = registry.cluster(&ALPHA).unwrap();

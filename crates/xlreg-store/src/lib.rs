@@ -13,6 +13,8 @@
 //! | `rows` | one row to and from domain types, with its checksum |
 //! | `schema` | tables and migrations |
 //! | `folder` | the directory: who may see it, and who has it open |
+//! | [`check`] | looking a file over, and copying it, while a server may have it open |
+//! | `snapshot` | reading a file from beside, changing nothing |
 //! | [`error`] | what can go wrong with a store, and what to do then |
 //!
 //! # The seam
@@ -41,6 +43,7 @@
 //! engine ends no cluster by itself when its time has come: it tells which is next, and whoever
 //! serves asks it to.
 
+pub mod check;
 pub mod clock;
 pub mod engine;
 pub mod error;
@@ -51,10 +54,14 @@ pub mod local;
 mod rows;
 mod schema;
 mod shared;
+mod snapshot;
 mod watchers;
 mod writer;
 
+pub use check::{check, copy};
 pub use clock::Clock;
 pub use engine::{Answer, ApplyError, Engine};
 pub use error::StoreError;
+pub use folder::{Folder, LOCK};
+pub use journal::FILES;
 pub use local::LocalEngine;

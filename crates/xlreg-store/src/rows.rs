@@ -44,6 +44,64 @@ pub(crate) const SELECT_COMMS_KEYS: &str =
 pub(crate) const SELECT_RETIREMENTS: &str =
     "SELECT after_node, old_print, new_print, sum, seq FROM retirements ORDER BY seq";
 
+/// A table, and how its rows are looked at one by one, without regard to any other.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) select: &'static str,
+    /// Whether a row is one that was written.
+    pub(crate) check: fn(&Row<'_>) -> Result<(), Problem>,
+    /// Which row it is, told the row and its place from 1, in the words of the loader.
+    pub(crate) place: fn(&Row<'_>, u64) -> String,
+}
+
+/// All tables of the present schema.
+pub(crate) const TABLES: [Table; 10] = [
+    Table {
+        name: "registry",
+        select: SELECT_REGISTRY,
+        check: |row| read_registry(row).map(drop),
+        place: |_, _| "its only row".to_owned(),
+    },
+    Table {
+        name: "nodes",
+        select: SELECT_NODES,
+        check: |row| read_node(row, integer(row, 3)?).map(drop),
+        place: |row, count| seq_of(row, 3, count),
+    },
+    Table {
+        name: "comms_keys",
+        select: SELECT_COMMS_KEYS,
+        check: |row| read_comms_key(row).map(drop),
+        place: |_, count| format!("row {count} by node"),
+    },
+    Table {
+        name: "retirements",
+        select: SELECT_RETIREMENTS,
+        check: |row| read_retirement(row, integer(row, 4)?).map(drop),
+        place: |row, count| seq_of(row, 4, count),
+    },
+    Table {
+        name: "clusters",
+        select: SELECT_CLUSTERS,
+        check: |row| read_cluster(row).map(drop),
+        place: |_, count| format!("row {count} by ID"),
+    },
+    about("terms", SELECT_TERMS, |row| read_terms(row).map(drop)),
+    about("members", SELECT_MEMBERS, |row| read_member(row).map(drop)),
+    about("departed", SELECT_DEPARTED, |row| read_departed(row).map(drop)),
+    about("expelled", SELECT_EXPELLED, |row| read_expelled(row).map(drop)),
+    about("tokens", SELECT_TOKENS, |row| read_token(row).map(drop)),
+];
+
+/// A table about clusters.
+const fn about(
+    name: &'static str,
+    select: &'static str,
+    check: fn(&Row<'_>) -> Result<(), Problem>,
+) -> Table {
+    Table { name, select, check, place: |row, _| place_of(row) }
+}
+
 const INSERT_REGISTRY: &str = "INSERT INTO registry (one, id, sum) VALUES (1, ?1, ?2)";
 const INSERT_NODE: &str = "INSERT INTO nodes (id, sig_print, sum) VALUES (?1, ?2, ?3)";
 const UPSERT_CLUSTER: &str = "INSERT INTO clusters (id, name, attrs, size, endpoint_count, revision, sum) \
@@ -441,6 +499,14 @@ pub(crate) fn place_of(row: &Row<'_>) -> String {
     match (integer(row, 1), row.as_ref().column_name(1)) {
         (Ok(number), Ok(column)) => format!("cluster {cluster}, {column} {number}"),
         _ => format!("cluster {cluster}"),
+    }
+}
+
+/// The number by which a row stands in its order; its place in it, if that can't be read.
+fn seq_of(row: &Row<'_>, column: usize, count: u64) -> String {
+    match integer(row, column) {
+        Ok(seq) => format!("seq {seq}"),
+        Err(_) => format!("seq {count}"),
     }
 }
 

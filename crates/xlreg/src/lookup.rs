@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 use xlreg_core::limits::CLUSTER_SIZE_MAX;
-use xlreg_core::{ClusterId, ClusterKey, Endpoint, Member, Name, NodeId};
+use xlreg_core::{ClusterId, ClusterKey, Endpoint, Name, NodeId};
 use xlreg_proto::channel::Dialect;
 use xlreg_proto::message::{About, ClusterInfo, Entry, Reply, Request};
 use xlreg_proto::text::Credentials;
@@ -145,14 +145,15 @@ impl Lookup {
         Ok(false)
     }
 
-    /// Fetches everyone who is there now, as many answers as that takes. Asks for rank 0 each time,
-    /// who is there if anybody is, lest the registry hold its answer until there is news.
+    /// Fetches everyone who is there now, as many answers as that takes. Asks each time for somebody
+    /// who is there, too, lest the registry hold its answer until there is news.
     pub(crate) async fn fetch_present(&mut self) -> Result<(), Error> {
         self.members.clear();
         let mut fresh = self.fetch(None).await?;
         while fresh != 0 && self.missing().is_some_and(|missing| missing != 0) {
             let before = self.members.len();
-            fresh = self.fetch(self.missing().map(|missing| missing | 1)).await?;
+            let there = self.members.keys().next().map_or(0, |rank| 1 << rank);
+            fresh = self.fetch(self.missing().map(|missing| missing | there)).await?;
             if self.members.len() == before {
                 break;
             }
@@ -243,23 +244,17 @@ impl Lookup {
         Some(self.all() & !have)
     }
 
-    /// Those we know up to the first gap: a later rank is of no use before those below it are
-    /// known.
-    fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        let by_rank = self.members.iter().enumerate();
-        by_rank.take_while(|(place, (rank, _))| place == *rank).map(|(_, (_, entry))| entry)
-    }
-
-    /// What the answers so far come to; there must have been one.
+    /// What the answers so far come to; there must have been one. A rank may have nobody who is there
+    /// though later ones have: its member has left, or was expelled.
     pub(crate) fn roster(&self) -> Roster {
-        let members: Vec<_> = self.members().cloned().collect();
+        let members: Vec<_> = self.members.values().cloned().collect();
         Roster {
             name: self.cluster.name.clone(),
             id: self.cluster.id(),
             size: self.cluster.size.unwrap_or(members.len() as u32),
             attrs: self.cluster.attrs,
             endpoint_count: self.cluster.endpoint_count,
-            ranks: (0..members.len()).collect(),
+            ranks: self.members.keys().copied().collect(),
             members,
             about: None,
         }
@@ -267,7 +262,7 @@ impl Lookup {
 
     /// The error that says who has not come.
     fn incomplete(&self, waited: Duration) -> Incomplete {
-        let joined: Vec<_> = self.members().map(|member| member.name.clone()).collect();
+        let joined: Vec<_> = self.members.values().map(|member| member.name.clone()).collect();
         Incomplete {
             cluster: self
                 .cluster

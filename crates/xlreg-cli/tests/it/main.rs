@@ -29,6 +29,7 @@ mod room;
 mod rotating;
 mod run;
 mod serve;
+mod store;
 mod supervision;
 mod support;
 mod templates;

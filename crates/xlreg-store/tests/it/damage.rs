@@ -10,7 +10,7 @@ use xlreg_core::admission::{Label, TokenDigest};
 use xlreg_core::registry::{Actor, NewToken};
 use xlreg_core::{Command, Outcome, TokenId};
 use xlreg_store::engine::Node;
-use xlreg_store::{Engine, StoreError};
+use xlreg_store::{Engine, StoreError, check};
 
 use crate::support::{
     REGISTRY, by_name, create, find, join, join_signed, key, leave, node_id, open, operator, print,
@@ -126,6 +126,11 @@ fn a_flipped_bit_is_refused_or_harmless() {
         match try_open(dir.path()) {
             Err(error) => {
                 assert!(error.to_string().contains("registry.db"), "{error}");
+                // A look at each would take a minute.
+                if refusals % 5 == 0 {
+                    let found = check(dir.path()).map_or(true, |report| !report.is_sound());
+                    assert!(found, "bit {bit} of byte {place}: {error}, and nothing was found");
+                }
                 refusals += 1;
             }
             Ok(engine) => {

@@ -8,6 +8,7 @@
     reason = "a test may end at the first surprise"
 )]
 
+mod checking;
 mod crash;
 mod damage;
 mod opening;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use socket2::SockRef;
 use tokio::net::TcpListener;
 use xlreg::Dialect;
+use xlreg_core::Command;
 use xlreg_core::limits::Limits;
+use xlreg_core::registry::Who;
 use xlreg_store::LocalEngine;
 
-use crate::support::{ENOUGH, Running, by_name, endpoint, identity, patient};
+use crate::support::{ENOUGH, Running, by_name, endpoint, identity, key, patient};
 
 #[tokio::test]
 async fn sixty_four_members_are_shown_in_order_though_an_answer_holds_some_twenty() {
@@ -64,5 +66,32 @@ async fn a_member_may_ask_for_the_roster_as_often_as_it_likes() {
         server.registry.join(&me, &by_name("alpha"), vec![endpoint(4001)]).await.unwrap();
     for _ in 0..40 {
         assert_eq!(membership.roster().await.unwrap().members.len(), 2);
+    }
+}
+
+/// Found by `just kills`: the roster ended where somebody had left.
+#[tokio::test]
+async fn the_old_wire_shows_those_who_came_after_one_who_left() {
+    let server = Running::in_memory().await;
+    let looker = identity("looker").await;
+    for (size, left) in [(3, vec![0]), (3, vec![1]), (4, vec![0, 2]), (64, vec![0, 30])] {
+        let title = format!("with_{size}_but_{}", left.len());
+        let count = if size == 64 { 60 } else { size as usize };
+        server.people(&title, size, count).await;
+        for rank in &left {
+            let name = Some(format!("m{rank}").parse().unwrap());
+            let who = Who { sig_key: key().public().fingerprint(), name };
+            let leave = Command::Leave { cluster: by_name(&title), who };
+            server.engine.apply(leave).await.unwrap();
+        }
+        let expected: Vec<_> = (0..count).filter(|rank| !left.contains(rank)).collect();
+        for dialect in [Dialect::V1_8, Dialect::V1_9] {
+            let registry = server.registry.clone().with_dialect(dialect);
+            let shown = registry.show(&looker, &by_name(&title)).await.unwrap();
+            let ranks: Vec<_> = shown.iter().map(|(rank, _)| rank).collect();
+            assert_eq!(ranks, expected, "{title}");
+            assert!(shown.iter().all(|(rank, member)| member.name.as_str() == format!("m{rank}")));
+            assert!(!shown.is_complete());
+        }
     }
 }
