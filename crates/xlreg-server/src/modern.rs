@@ -243,8 +243,10 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // Each stage has memory of its own, lest a connection holds that of all of them for as long as it
+        // lasts.
         let shaken = tokio::select! {
-            shaken = self.shake_hands(stream, address, by) => shaken,
+            shaken = Box::pin(self.shake_hands(stream, address, by)) => shaken,
             () = self.shared.stop.cancelled() => Err(Over::Stopping),
         };
         let shaken = match shaken {
@@ -254,8 +256,8 @@ impl Front {
         let peer = Arc::clone(&shaken.peer);
         let max = self.shared.bounds.connections_per_key_max;
         let over = match self.shared.presence.arrive(peer.print(), max) {
-            Some(_present) => self.converse(shaken).await,
-            None => self.turn_away(shaken, max, by).await,
+            Some(_present) => Box::pin(self.converse(shaken)).await,
+            None => Box::pin(self.turn_away(shaken, max, by)).await,
         };
         (Some(peer), over)
     }
