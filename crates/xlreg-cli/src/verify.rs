@@ -132,12 +132,10 @@ fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
         || args.allow_incomplete
         || args.allow_unsigned;
     if of_files {
-        let message = format!(
-            "--pin, --unpinned, --max-age, --allow-incomplete and --allow-unsigned are about signed \
-             rosters, and there is no file {}; one that is elsewhere is named by its path",
-            args.what
-        );
-        return Err(usage(message).into());
+        let message = "there is no file of that name here, and --pin, --unpinned, --max-age, \
+                       --allow-incomplete and --allow-unsigned are about signed rosters, not about \
+                       clusters; a file elsewhere is named by its path";
+        return Err(usage(message.to_owned()).into());
     }
     let credentials = args
         .trust

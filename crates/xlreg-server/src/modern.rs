@@ -154,7 +154,8 @@ impl Peer {
     }
 }
 
-/// A client whose handshake is done, and the places that it had for it.
+/// A client whose handshake is done, and the places that it had for it. In a box wherever it goes: it
+/// is of some KiB, and whatever holds it over an await would keep room for it.
 struct Shaken<S: AsyncWrite + Unpin> {
     stream: Rewound<TlsStream<Gathered<Metered<S>>>>,
     peer: Arc<Peer>,
@@ -243,8 +244,10 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // Each stage has memory of its own, lest a connection holds that of all of them for as long as it
+        // lasts.
         let shaken = tokio::select! {
-            shaken = self.shake_hands(stream, address, by) => shaken,
+            shaken = Box::pin(self.shake_hands(stream, address, by)) => shaken,
             () = self.shared.stop.cancelled() => Err(Over::Stopping),
         };
         let shaken = match shaken {
@@ -254,8 +257,8 @@ impl Front {
         let peer = Arc::clone(&shaken.peer);
         let max = self.shared.bounds.connections_per_key_max;
         let over = match self.shared.presence.arrive(peer.print(), max) {
-            Some(_present) => self.converse(shaken).await,
-            None => self.turn_away(shaken, max, by).await,
+            Some(_present) => Box::pin(self.converse(shaken)).await,
+            None => Box::pin(self.turn_away(shaken, max, by)).await,
         };
         (Some(peer), over)
     }
@@ -266,7 +269,7 @@ impl Front {
         stream: S,
         address: SocketAddr,
         by: Instant,
-    ) -> Result<Shaken<S>, Over>
+    ) -> Result<Box<Shaken<S>>, Over>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -299,15 +302,16 @@ impl Front {
             used: AtomicU64::new(0),
             began: Instant::now(),
         });
-        Ok(Shaken { stream: Rewound::new(preface.to_vec(), stream), peer, _places: places })
+        let stream = Rewound::new(preface.to_vec(), stream);
+        Ok(Box::new(Shaken { stream, peer, _places: places }))
     }
 
     /// Answers requests until one of us has had enough.
-    async fn converse<S>(&self, shaken: Shaken<S>) -> Over
+    async fn converse<S>(&self, shaken: Box<Shaken<S>>) -> Over
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shaken { stream, peer, _places: handshake } = shaken;
+        let Shaken { stream, peer, _places: handshake } = *shaken;
         drop(handshake);
         let Shared { bounds, stop, .. } = &*self.shared;
         let service =
@@ -345,11 +349,11 @@ impl Front {
 
     /// Tells a client, whatever it asks, that its key has too many connections, and closes. That is
     /// still a part of the handshake, in its time and its places.
-    async fn turn_away<S>(&self, shaken: Shaken<S>, max: usize, by: Instant) -> Over
+    async fn turn_away<S>(&self, shaken: Box<Shaken<S>>, max: usize, by: Instant) -> Over
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shaken { stream, peer: _, _places: _handshake } = shaken;
+        let Shaken { stream, peer: _, _places: _handshake } = *shaken;
         let told = CancellationToken::new();
         let service = service_fn(|_: Request<Incoming>| {
             told.cancel();

@@ -256,16 +256,18 @@ impl Guest {
             () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
         };
         let late = Closed::Late { waited_for: "hello", allowed: hello };
+        // In a box each, or whoever is silent would hold the memory of both.
         let completed = match opening.unwrap_or(Err(late)) {
             Ok((Door::Modern, start)) => {
-                let (who, over) = self.front.serve(Rewound::new(start, stream), peer, by).await;
+                let stream = Rewound::new(start, stream);
+                let (who, over) = Box::pin(self.front.serve(stream, peer, by)).await;
                 tell_modern(number, peer, who.as_deref(), &over);
                 matches!(over, Over::Ended)
             }
             Ok((_, start)) if self.front.shared.legacy => {
                 let shared = Arc::clone(&self.shared);
                 let connection = Connection::new(stream, start, shared, accepted);
-                let (story, closed) = connection.run().await;
+                let (story, closed) = Box::pin(connection.run()).await;
                 tell(number, peer, &story, &closed);
                 matches!(closed, Closed::Ended(End::Bye))
             }
