@@ -34,6 +34,7 @@ mod supervision;
 mod support;
 mod templates;
 mod terminal;
+mod tunnel;
 mod usage;
 mod verify;
 mod verify_file;
