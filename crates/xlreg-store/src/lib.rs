@@ -13,7 +13,7 @@
 //! | `rows` | one row to and from domain types, with its checksum |
 //! | `schema` | tables and migrations |
 //! | `folder` | the directory: who may see it, and who has it open |
-//! | [`check`] | looking a file over, and copying it, while a server may have it open |
+//! | [`mod@check`] | looking a file over, and copying it, while a server may have it open |
 //! | `snapshot` | reading a file from beside, changing nothing |
 //! | [`error`] | what can go wrong with a store, and what to do then |
 //!
