@@ -43,6 +43,10 @@ bench *PART:
 kills N="10" *ARGS:
     cargo bench -p xlreg-cli --bench kills -- {{N}} {{ARGS}}
 
+# Lets honest members join amid 12,500 connections that are up to no good; --soak M for M minutes.
+abuse *ARGS:
+    cargo bench -p xlreg-cli --bench abuse -- {{ARGS}}
+
 # Forms a cluster of three and shows what its members know.
 demo:
     cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,10 @@ const DEFAULT_NAME: &str = "xlReg";
 
 /// Cores that one thread for sockets keeps busy: the rest of a session costs some tenth of its RSA.
 const CORES_PER_IO_THREAD: usize = 4;
+
+/// Connections that may wait in the kernel until they are accepted, as far as the system's own limit
+/// allows: a burst of some thousand must not cost those in it a second.
+const BACKLOG: u32 = 4096;
 
 /// File descriptors that are not connections: the store's, the log's, the runtime's.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -223,7 +227,7 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
 
     let bounds = &mut config.connections;
     bounds.max = bounds.max.min(connections_possible(bounds.max));
-    let listener = TcpListener::bind(&listen).await.map_err(|error| {
+    let listener = bind(&listen).await.map_err(|error| {
         let advice = advice_on_listening(&error);
         Ending::new(Code::Failed, format!("cannot listen on {listen}: {error}; {advice}"))
     })?;
@@ -242,6 +246,26 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let report = server.run(stop).await;
     drop(scratch);
     finish(&report)
+}
+
+/// As [`TcpListener::bind`], with a longer backlog: what overflows it is asked for again only a second
+/// later.
+async fn bind(listen: &str) -> io::Result<TcpListener> {
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in tokio::net::lookup_host(listen).await? {
+        match bind_to(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn bind_to(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Says at each start what it means that the old wire is served, or is not.

@@ -1,9 +1,12 @@
 //! `xlreg serve`: what it keeps, what it says, and what it refuses.
 
 use std::fs;
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use xlreg::Registry;
 
@@ -315,5 +318,25 @@ fn a_server_whose_log_nobody_reads_any_more_goes_on() {
         world.ask(&server, &["cluster", "create", "alpha", "-n", "2"]).expect(0);
         world.ask(&server, &["cluster", "show", "nope"]).expect(5);
     }
+    server.stop();
+}
+
+/// Found by `just abuse`: beyond 1024 connections that came at once, each waited a second.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_burst_of_connections_waits_in_the_kernel() {
+    let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+    let burst = limit.trim().parse::<usize>().unwrap().min(1_500);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let world = World::new();
+    let server = world.registry();
+    // It accepts none meanwhile.
+    server.running.signal(Signal::SIGSTOP);
+    let connect = |_| TcpStream::connect_timeout(&server.address, Duration::from_millis(900));
+    let all: Vec<_> = (0..burst).map(connect).collect::<Result<_, _>>().unwrap();
+    server.running.signal(Signal::SIGCONT);
+    drop(all);
+    world.ask(&server, &["cred", "check"]).expect(0);
     server.stop();
 }
