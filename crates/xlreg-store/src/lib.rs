@@ -8,12 +8,14 @@
 //! | `shared` | the committed state, and whether the engine still serves |
 //! | `watchers` | who follows which cluster |
 //! | `writer` | the one thread that decides in batches and commits each at once |
+//! | `ledger` | what the writer keeps changes in: the journal, or a simulated disk |
 //! | `journal` | the SQLite file: opening it safely, writing changes, checkpoints |
 //! | `load` | from a file to the state in memory, believing nothing |
 //! | `rows` | one row to and from domain types, with its checksum |
 //! | `schema` | tables and migrations |
 //! | `folder` | the directory: who may see it, and who has it open |
 //! | [`error`] | what can go wrong with a store, and what to do then |
+//! | `simulation` | with the feature of that name, for `xlreg-sim`: a disk that fails on purpose |
 //!
 //! # The seam
 //! A session turns a request into a [`Command`](xlreg_core::Command), and [`Engine::apply`] answers
@@ -46,11 +48,15 @@ pub mod engine;
 pub mod error;
 mod folder;
 mod journal;
+mod ledger;
 mod load;
 pub mod local;
 mod rows;
 mod schema;
 mod shared;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod watchers;
 mod writer;
 
