@@ -4,12 +4,15 @@
 //! listener with its limits. Everything behind that is the server's own code.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::io::DuplexStream;
 use tokio::time::Instant;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
+use tonic::{Request, Status};
+use xlreg_api::v2::WatchClusterResponse;
 use xlreg_api::v2::registry_server::Registry;
 use xlreg_core::PublicKey;
 use xlreg_proto::channel::Channel;
@@ -28,9 +31,16 @@ use crate::pool::Pool;
 use crate::rates::Rates;
 use crate::service::Api;
 use crate::surroundings::Surroundings;
-pub use crate::surroundings::{Fill, Spawn};
 use crate::tally::Tally;
-pub use crate::watching::News;
+
+/// Fills bytes at random.
+pub type Fill = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+
+/// Runs a task.
+pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
+
+/// What a watcher is told.
+pub type News = Pin<Box<dyn Stream<Item = Result<WatchClusterResponse, Status>> + Send>>;
 
 /// What a site is made of.
 pub struct Parts {

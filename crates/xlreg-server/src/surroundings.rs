@@ -8,10 +8,10 @@ use std::sync::Arc;
 use xlreg_proto::keys::random;
 
 /// Fills bytes at random.
-pub type Fill = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
+pub(crate) type Fill = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
 
 /// Runs a task.
-pub type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
+pub(crate) type Spawn = Arc<dyn Fn(Pin<Box<dyn Future<Output = ()> + Send>>) + Send + Sync>;
 
 /// Chance and tasks; the operating system's and tokio's, unless it is said otherwise. What keeps
 /// sessions secret is drawn elsewhere, and never comes from here.

@@ -26,7 +26,7 @@ use crate::tally::Place;
 const AHEAD: usize = 1;
 
 /// What a watcher is told.
-pub type News = Pin<Box<dyn Stream<Item = Result<v2::WatchClusterResponse, Status>> + Send>>;
+pub(crate) type News = Pin<Box<dyn Stream<Item = Result<v2::WatchClusterResponse, Status>> + Send>>;
 
 /// In a box, since a channel has room for dozens from the start, and there are thousands of them.
 type Told = Box<Result<v2::WatchClusterResponse, Status>>;
