@@ -23,6 +23,8 @@ pub(crate) struct History {
     lives: BTreeMap<ClusterId, Life>,
     names: BTreeMap<Name, ClusterId>,
     owners: BTreeMap<NodeId, Fingerprint>,
+    /// Which key took which other's place.
+    retired: BTreeMap<Fingerprint, Fingerprint>,
     /// Endpoints of joins and moves that were refused.
     refused: BTreeSet<u16>,
     /// Endpoints that were kept.
@@ -33,6 +35,8 @@ pub(crate) struct History {
 struct Life {
     name: Name,
     size: u32,
+    /// As it was kept last.
+    latest: Cluster,
     /// Whether it has a time at which it is over, kept or not.
     ends: bool,
     /// The roster of each revision.
@@ -103,7 +107,8 @@ impl History {
             Change::Retired { old, new } => {
                 let owners = self.owners.values_mut().filter(|owner| *owner == old);
                 owners.for_each(|owner| *owner = *new);
-                Ok(())
+                let before = self.retired.insert(*old, *new);
+                ensure(before.is_none(), || format!("{old} was retired twice"))
             }
             Change::Cluster(cluster) => self.create(cluster),
             Change::Gone(cluster) => self.end(cluster),
@@ -121,6 +126,7 @@ impl History {
         let life = Life {
             name: name.clone(),
             size: *size,
+            latest: cluster.clone(),
             ends,
             rosters: vec![Vec::new()],
             events: Vec::new(),
@@ -166,6 +172,7 @@ impl History {
             life.rosters.push(next);
             life.events.push(Arc::clone(event));
         }
+        life.latest = cluster.clone();
         let roster = life.roster(life.head())?;
         ensure(trimmed(roster) == trimmed(&cluster.seats), || {
             format!("{} at {} is not what its events come to", life.name, cluster.revision)
@@ -248,10 +255,11 @@ impl History {
         })?;
         for (id, life) in self.lives.iter_mut().filter(|(_, life)| !life.gone) {
             let cluster = loaded.cluster(id).ok_or_else(|| format!("{} is lost", life.name))?;
-            let same = cluster.revision == life.head() as u64
-                && trimmed(&cluster.seats) == trimmed(life.roster(life.head())?)
-                && (&cluster.name, cluster.size) == (&life.name, life.size);
-            ensure(same, || format!("{} is another after a restart: {cluster:?}", life.name))?;
+            // When it was alive last is not kept.
+            let kept = Cluster { active: cluster.active, ..life.latest.clone() };
+            ensure(*cluster == kept && cluster.revision == life.head() as u64, || {
+                format!("{} is another after a restart: {cluster:?}", life.name)
+            })?;
             life.loaded = life.head();
         }
         Ok(())
@@ -277,7 +285,9 @@ impl History {
     /// A key was told that it has this ID.
     pub(crate) fn told_id(&self, id: &NodeId, key: &Fingerprint) -> Checked {
         let owner = self.owners.get(id);
-        ensure(owner == Some(key), || format!("ID {id} was told to {key} and is {owner:?}'s"))
+        // Another key may have taken its place while the answer was under way.
+        let good = owner == Some(key) || (owner.is_some() && owner == self.retired.get(key));
+        ensure(good, || format!("ID {id} was told to {key} and is {owner:?}'s"))
     }
 
     /// Somebody was shown a whole cluster.

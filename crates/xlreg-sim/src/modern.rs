@@ -12,7 +12,7 @@ use xlreg_core::cluster::NewCluster;
 use xlreg_core::{Cluster, ClusterId, ClusterKey, Name, NodeId, Policy};
 
 use crate::history::Floor;
-use crate::keys::name;
+use crate::keys::{Who, name};
 use crate::network::{Host, NoAnswer};
 
 /// Asks by one method, notes what comes of it, and keeps the answer.
@@ -72,7 +72,12 @@ impl Member {
             }
             Err(NoAnswer::Lost) => Not::Lost,
             Err(NoAnswer::Status(status)) => match Fault::read(&status) {
-                Some(fault) if !is_uncertain(fault.reason) => Not::Refused(fault.reason),
+                Some(fault) if !is_uncertain(fault.reason) => {
+                    if fault.reason == ErrorReason::KeyRetired {
+                        self.host.world.rotated(self.host.number);
+                    }
+                    Not::Refused(fault.reason)
+                }
                 _ => Not::Lost,
             },
         };
@@ -106,7 +111,7 @@ impl Member {
         if let Some(id) = self.id {
             return Some(id);
         }
-        let node = self.host.keys.node(self.host.number).ok()?;
+        let node = self.host.keys.node(self.host.world.who(self.host.number)).ok()?;
         let request = v2::RegisterRequest {
             id: Vec::new(),
             comms_key: node.comms_key.der().to_vec(),
@@ -132,10 +137,53 @@ impl Member {
             _ => Lifetime::default(),
         };
         let name = name(&format!("cluster{cluster}")).ok()?;
-        let new = NewCluster { lifetime, policy: Policy::Open, ..NewCluster::open(name, size, 1) };
+        let policy = if !stays && world.one_in(4) { Policy::Token } else { Policy::Open };
+        let new = NewCluster { lifetime, policy, ..NewCluster::open(name, size, 1) };
         let floors = self.host.world.history().floors();
         let answer = ask!(self, create_cluster, convert::to_create(&new)).ok()?;
-        self.shown(answer.cluster.as_ref(), &floors)
+        let made = self.shown(answer.cluster.as_ref(), &floors)?;
+        if made.policy == Policy::Token {
+            self.issue(cluster).await;
+        }
+        Some(made)
+    }
+
+    /// Issues a token and hands it out.
+    async fn issue(&mut self, cluster: u64) {
+        let request = v2::CreateTokenRequest {
+            cluster: reference(cluster),
+            max_uses: u32::try_from(self.host.world.below(4)).unwrap_or(0),
+            ..v2::CreateTokenRequest::default()
+        };
+        if let Ok(answer) = ask!(self, create_token, request) {
+            self.host.world.hand_out(cluster, answer.secret);
+        }
+    }
+
+    /// Lets the second key take the first one's place; at most once in a run.
+    pub(crate) async fn rotate(&mut self) -> Option<()> {
+        let who = self.host.world.who(self.host.number);
+        if who.rotated {
+            return None;
+        }
+        self.register().await?;
+        let after = Who { rotated: true, ..who };
+        let rotation = self.host.keys.rotation(who.number).ok()?;
+        let request = v2::RotateKeysRequest {
+            new_sig_key: self.host.keys.node(after).ok()?.sig_key.der().to_vec(),
+            old_signature: rotation.by_old.clone(),
+            new_signature: rotation.by_new.clone(),
+            ..v2::RotateKeysRequest::default()
+        };
+        let answer = ask!(self, rotate_keys, request).ok()?;
+        self.host.world.rotated(who.number);
+        let key = self.host.keys.node(after).ok()?.sig_key.fingerprint();
+        for node in answer.nodes {
+            let id = convert::bytes("id", &node.id).map_err(|fault| fault.to_string());
+            let told = id.and_then(|id| self.host.world.history().told_id(&id, &key));
+            self.check(told);
+        }
+        Some(())
     }
 
     pub(crate) async fn join(&mut self, cluster: u64) -> Option<Cluster> {
@@ -147,7 +195,11 @@ impl Member {
             endpoints: vec![format!("10.0.0.1:{stamp}")],
             attributes: 0,
             node_id: id.as_bytes().to_vec(),
-            token: String::new(),
+            token: if self.host.world.one_in(4) {
+                String::new()
+            } else {
+                self.host.world.token(cluster)
+            },
         };
         let floors = self.host.world.history().floors();
         match ask!(self, join_cluster, request) {

@@ -14,7 +14,7 @@ use xlreg_proto::channel::{Channel, Dialect};
 use xlreg_server::simulation::Guest;
 
 use crate::executor::WORLD;
-use crate::keys::Keys;
+use crate::keys::{Keys, Who};
 use crate::machine::Machine;
 use crate::world::World;
 
@@ -32,7 +32,7 @@ pub(crate) struct Host {
     /// Which of the nodes there are keys for.
     pub(crate) number: usize,
     /// Its connection by the modern door, and to which process.
-    guest: Option<(u64, Arc<Guest>)>,
+    guest: Option<((u64, Who), Arc<Guest>)>,
 }
 
 /// Why there is no answer by the modern door.
@@ -107,14 +107,15 @@ impl Host {
             return Err(NoAnswer::Lost);
         }
         let process = self.machine.running().ok_or_else(lost)?;
+        let end = (process.group, self.world.who(self.number));
         let guest = match &self.guest {
-            Some((group, guest)) if *group == process.group => Arc::clone(guest),
+            Some((known, guest)) if *known == end => Arc::clone(guest),
             _ => {
-                let key = self.keys.node(self.number).map_err(|_| lost())?.sig_key.clone();
+                let key = self.keys.node(end.1).map_err(|_| lost())?.sig_key.clone();
                 Arc::new(process.site.enter(key).ok_or_else(lost)?)
             }
         };
-        self.guest = Some((process.group, Arc::clone(&guest)));
+        self.guest = Some((end, Arc::clone(&guest)));
         let (mut told, answer) = oneshot::channel();
         let asked = run(guest);
         self.world.tasks.spawn(process.group, async move {

@@ -45,12 +45,17 @@ impl Session<'_> {
     async fn run(mut self, plan: Plan) -> Option<bool> {
         let host = self.host;
         let stamp = host.world.stamp();
-        let claim = host.keys.claim(host.number, stamp).ok()?;
-        let key = host.keys.node(host.number).ok()?.sig_key.fingerprint();
+        let who = host.world.who(host.number);
+        let claim = host.keys.claim(who, stamp).ok()?;
+        let key = host.keys.node(who).ok()?.sig_key.fingerprint();
         match self.ask(&Request::Member(claim)).await? {
             Reply::MemberOk { id, .. } => {
                 let told = host.world.history().told_id(&id, &key);
                 self.check(told);
+            }
+            Reply::Error(text) if text == Refusal::KeyRetired.to_string() => {
+                host.world.rotated(host.number);
+                return None;
             }
             _ => return None,
         }

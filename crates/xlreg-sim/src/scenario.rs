@@ -60,7 +60,10 @@ async fn live(mut member: Member, host: Host) {
     while !world.is_calm() {
         let cluster = world.below(CLUSTERS);
         let size = 2 + u32::try_from(world.below(3)).unwrap_or(0);
-        match world.below(12) {
+        match world.below(13) {
+            12 => {
+                let _rotated = member.rotate().await;
+            }
             0..4 => {
                 let create = world.one_in(2).then_some(size);
                 let lookups = 1 + u32::try_from(world.below(6)).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! What all tasks of a run share: chance, time, the trace, the truth, and the network's state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -15,6 +15,7 @@ use xlreg_store::simulation::{Course, Fate, Weather};
 use crate::chance::Chance;
 use crate::executor::Tasks;
 use crate::history::{Checked, History};
+use crate::keys::Who;
 
 /// When every run begins.
 const BEGIN: Time = Time::from_millis(1_800_000_000_000);
@@ -28,6 +29,10 @@ pub(crate) struct World {
     history: Mutex<History>,
     climate: Mutex<Climate>,
     began: Instant,
+    /// Nodes whose keys have been rotated, as far as they know themselves.
+    rotated: Mutex<BTreeSet<usize>>,
+    /// The latest token of each cluster, by its number.
+    tokens: Mutex<BTreeMap<u64, String>>,
     /// The latest command's endpoint.
     stamp: AtomicU16,
     over: AtomicBool,
@@ -103,6 +108,8 @@ impl World {
             history: Mutex::default(),
             climate: Mutex::new(climate),
             began: Instant::now(),
+            rotated: Mutex::default(),
+            tokens: Mutex::default(),
             stamp: AtomicU16::new(1000),
             over: AtomicBool::new(false),
         })
@@ -138,6 +145,25 @@ impl World {
     /// An endpoint's port that nobody else has.
     pub(crate) fn stamp(&self) -> u16 {
         self.stamp.fetch_add(1, Ordering::Relaxed)
+    }
+
+    // ---- what nodes know of themselves and each other ----
+
+    pub(crate) fn who(&self, number: usize) -> Who {
+        Who { number, rotated: lock(&self.rotated).contains(&number) }
+    }
+
+    /// A node has heard that its first key is of no use any more.
+    pub(crate) fn rotated(&self, number: usize) {
+        lock(&self.rotated).insert(number);
+    }
+
+    pub(crate) fn token(&self, cluster: u64) -> String {
+        lock(&self.tokens).get(&cluster).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn hand_out(&self, cluster: u64, token: String) {
+        lock(&self.tokens).insert(cluster, token);
     }
 
     // ---- time ----
