@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use xlreg_core::cluster::{Event, EventKind};
+use xlreg_core::cluster::{Event, EventKind, Gone};
 use xlreg_core::limits::CLUSTER_EVENTS_MAX;
 use xlreg_core::{
-    Change, Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Registry, Seat, View,
+    Change, Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Registry, Seat, Time, View,
 };
 
 /// That something is not as it was promised.
@@ -47,6 +47,8 @@ struct Life {
     /// The latest revision that anybody was told of.
     told: usize,
     gone_told: bool,
+    /// Whether anybody was told that it is there.
+    known: bool,
     /// The latest revision when the server last started.
     loaded: usize,
 }
@@ -54,16 +56,23 @@ struct Life {
 /// What had been told of a cluster when a question was asked: the answer may not be older.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Floor {
-    pub(crate) revision: usize,
+    revision: usize,
     gone: bool,
+    known: bool,
 }
 
 impl Floor {
     /// As low as can be.
-    pub(crate) const NONE: Self = Self { revision: 0, gone: false };
+    pub(crate) const NONE: Self = Self { revision: 0, gone: false, known: false };
 }
 
 impl Life {
+    /// Somebody knows of this revision from now on.
+    fn tell(&mut self, revision: usize) {
+        self.told = self.told.max(revision);
+        self.known = true;
+    }
+
     fn head(&self) -> usize {
         self.rosters.len() - 1
     }
@@ -133,6 +142,7 @@ impl History {
             gone: false,
             told: 0,
             gone_told: false,
+            known: false,
             loaded: 0,
         };
         ensure(self.names.insert(name.clone(), *id).is_none(), || format!("a second {name}"))?;
@@ -145,7 +155,8 @@ impl History {
         let life = self.life_mut(&cluster.id)?;
         ensure(!life.gone, || format!("{} ended twice", life.name))?;
         life.gone = true;
-        Ok(())
+        let asked = cluster.gone == Some(Gone::Deleted);
+        ensure(asked || life.ends, || format!("{} ended though it was to stay", life.name))
     }
 
     /// Follows a cluster event by event. What its seats are afterwards is compared, not believed.
@@ -272,9 +283,11 @@ impl History {
     /// What an answer about this cluster to a question that is asked now may not fall behind.
     pub(crate) fn floor(&self, id: &ClusterId) -> Floor {
         let life = self.lives.get(id);
-        let told = life.map(|life| (life.told, life.gone_told));
-        let (revision, gone) = told.unwrap_or_default();
-        Floor { revision, gone }
+        life.map_or(Floor::NONE, |life| Floor {
+            revision: life.told,
+            gone: life.gone_told,
+            known: life.known,
+        })
     }
 
     /// The same for all clusters, for questions by name.
@@ -301,7 +314,7 @@ impl History {
         ensure(revision >= floor.revision && !floor.gone, || {
             format!("{} at {revision} was told after {floor:?} had been", life.name)
         })?;
-        life.told = life.told.max(revision);
+        life.tell(revision);
         Ok(())
     }
 
@@ -313,7 +326,7 @@ impl History {
         ensure(revision >= floor.revision && !floor.gone, || {
             format!("{} at {revision} was told after {floor:?} had been", life.name)
         })?;
-        life.told = life.told.max(revision);
+        life.tell(revision);
         Ok(())
     }
 
@@ -330,6 +343,7 @@ impl History {
             format!("{} has no such size", life.name)
         })?;
         ensure(!floor.gone, || format!("{} was shown after its end was told", life.name))?;
+        life.known = true;
         let is_so = |roster: &&Vec<Seat>| {
             members.iter().all(|(rank, member)| {
                 roster.get(*rank).and_then(Seat::present).is_some_and(|at| at == member)
@@ -373,16 +387,29 @@ impl History {
         ensure(life.gone || life.ends, || format!("{} is there, and was not found", life.name))
     }
 
-    /// Somebody was told that a cluster is full.
-    pub(crate) fn told_full(&self, id: &ClusterId, floor: Floor) -> Checked {
-        let life = self.life(id)?;
-        let full = |roster: &Vec<Seat>| {
-            roster.iter().filter(|seat| **seat != Seat::Free).count() == life.size as usize
+    /// Somebody was told that there is no cluster of this name, though some had been told of one.
+    pub(crate) fn told_no_name(&self, name: &Name, floors: &BTreeMap<ClusterId, Floor>) -> Checked {
+        let is_there = |(id, life): (&ClusterId, &Life)| {
+            let known = floors.get(id).is_some_and(|floor| floor.known);
+            known && life.name == *name && !life.gone && !life.ends
         };
-        let since = life.rosters.get(floor.revision..).unwrap_or_default();
-        ensure(since.iter().any(full), || {
-            format!("{} was said to be full, and never was", life.name)
-        })
+        let there = self.lives.iter().any(is_there);
+        ensure(!there, || format!("{name} is there, and was not found"))
+    }
+
+    /// Somebody was told that the cluster of this name is full: one of them was at some moment since
+    /// `floors`, though it may have been created later.
+    pub(crate) fn told_full(&self, name: &Name, floors: &BTreeMap<ClusterId, Floor>) -> Checked {
+        let full = |(id, life): (&ClusterId, &Life)| {
+            let floor = floors.get(id).copied().unwrap_or(Floor::NONE);
+            let since = life.rosters.get(floor.revision..).unwrap_or_default();
+            let is_full = |roster: &Vec<Seat>| {
+                roster.iter().filter(|seat| **seat != Seat::Free).count() == life.size as usize
+            };
+            !floor.gone && since.iter().any(is_full)
+        };
+        let mut named = self.lives.iter().filter(|(_, life)| life.name == *name);
+        ensure(named.any(full), || format!("{name} was said to be full, and was not"))
     }
 
     /// Whoever brought this endpoint was refused.
@@ -406,7 +433,7 @@ impl History {
         ensure(kept.is_some_and(|kept| **kept == *event), || {
             format!("a watch of {} was told {event:?}, which is {kept:?}", life.name)
         })?;
-        life.told = life.told.max(revision);
+        life.tell(revision);
         Ok(())
     }
 
@@ -426,6 +453,11 @@ impl History {
         ensure(lost && told.revision > known, || {
             format!("a watch of {} at {known} was shown {} anew", life.name, told.revision)
         })
+    }
+
+    /// Whether a cluster is kept though its time is over, which must not last.
+    pub(crate) fn is_overdue(&self, now: Time) -> bool {
+        self.lives.values().any(|life| !life.gone && life.latest.is_over(now))
     }
 
     /// What a watcher has to come to: the latest revision, or that it is gone.

