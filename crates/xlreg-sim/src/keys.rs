@@ -124,15 +124,15 @@ impl Keys {
 
     /// What a node says of itself over the old wire. A signature is made once, whatever run asks.
     pub(crate) fn claim(&self, who: Who, port: u16) -> Result<Claim, String> {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = claims.get(&(who, port)) {
+        let claims = || self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = claims().get(&(who, port)) {
             return Ok(known.clone());
         }
         let node = self.node(who)?;
         let (own, ends) = (name(&format!("node{}", who.number))?, vec![endpoint(port)?]);
         let claim = Claim::sign(None, own, 0, node.comms_key.clone(), &node.sig, ends);
         let claim = claim.map_err(text)?;
-        claims.insert((who, port), claim.clone());
+        claims().insert((who, port), claim.clone());
         Ok(claim)
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn visit(host: &Host, plan: Plan) -> Option<bool> {
 impl Session<'_> {
     async fn run(mut self, plan: Plan) -> Option<bool> {
         let host = self.host;
-        let stamp = host.world.stamp();
+        let stamp = host.world.signed_stamp(host.number);
         let who = host.world.who(host.number);
         let claim = host.keys.claim(who, stamp).ok()?;
         let key = host.keys.node(who).ok()?.sig_key.fingerprint();

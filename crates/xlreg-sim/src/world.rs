@@ -33,8 +33,9 @@ pub(crate) struct World {
     rotated: Mutex<BTreeSet<usize>>,
     /// The latest token of each cluster, by its number.
     tokens: Mutex<BTreeMap<u64, String>>,
-    /// The latest command's endpoint.
+    /// The latest endpoint of the modern door, and those of each node by the old wire.
     stamp: AtomicU16,
+    signed_stamps: Mutex<BTreeMap<usize, u16>>,
     over: AtomicBool,
 }
 
@@ -110,7 +111,8 @@ impl World {
             began: Instant::now(),
             rotated: Mutex::default(),
             tokens: Mutex::default(),
-            stamp: AtomicU16::new(1000),
+            stamp: AtomicU16::new(20_000),
+            signed_stamps: Mutex::default(),
             over: AtomicBool::new(false),
         })
     }
@@ -145,6 +147,15 @@ impl World {
     /// An endpoint's port that nobody else has.
     pub(crate) fn stamp(&self) -> u16 {
         self.stamp.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The same for what a node will sign: the same few in each run, so that each is signed once.
+    pub(crate) fn signed_stamp(&self, number: usize) -> u16 {
+        let mut stamps = lock(&self.signed_stamps);
+        let first = u16::try_from(number).unwrap_or(0).saturating_add(1).saturating_mul(1000);
+        let stamp = stamps.entry(number).or_insert(first);
+        *stamp += 1;
+        *stamp
     }
 
     // ---- what nodes know of themselves and each other ----

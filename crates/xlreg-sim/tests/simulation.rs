@@ -43,7 +43,7 @@ fn promises_hold_in_a_hundred_worlds() {
 
 #[test]
 fn a_seed_is_all_that_a_run_depends_on() {
-    for seed in 1000..1010 {
+    for seed in 1000..1005 {
         let [first, second] = [(); 2].map(|()| run(seed, None, true).unwrap());
         let lines = |outcome: &Outcome| outcome.trace.clone().unwrap();
         for (number, (one, other)) in lines(&first).iter().zip(&lines(&second)).enumerate() {
