@@ -13,13 +13,15 @@ use xlreg_core::limits::CLUSTER_EVENTS_MAX;
 use xlreg_core::{
     Change, Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Registry, Seat, Time, View,
 };
+use xlreg_proto::entry;
 
 /// That something is not as it was promised.
 pub(crate) type Checked = Result<(), String>;
 
 /// All that ever became durable.
-#[derive(Default)]
 pub(crate) struct History {
+    /// The registry's sig key.
+    registry: Fingerprint,
     lives: BTreeMap<ClusterId, Life>,
     names: BTreeMap<Name, ClusterId>,
     owners: BTreeMap<NodeId, Fingerprint>,
@@ -101,6 +103,19 @@ fn trimmed(seats: &[Seat]) -> &[Seat] {
 // ---- commits ----
 
 impl History {
+    /// The history of the registry with this sig key, before anything has happened.
+    pub(crate) fn new(registry: Fingerprint) -> Self {
+        Self {
+            registry,
+            lives: BTreeMap::new(),
+            names: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            kept: BTreeSet::new(),
+        }
+    }
+
     /// Takes changes that have just become durable.
     pub(crate) fn keep(&mut self, changes: &[&Change]) -> Checked {
         changes.iter().try_for_each(|change| self.keep_one(change))
@@ -180,6 +195,10 @@ impl History {
             ensure(owner == Some(&event.member.sig_key.fingerprint()), || {
                 format!("{} has an ID of another key's", event.member.name)
             })?;
+            if event.member.entry_signature.is_some() {
+                entry::verify(&self.registry, &cluster.id, &event.member)
+                    .map_err(|error| format!("{}: {error}", event.member.name))?;
+            }
             life.rosters.push(next);
             life.events.push(Arc::clone(event));
         }
@@ -346,7 +365,7 @@ impl History {
         life.known = true;
         let is_so = |roster: &&Vec<Seat>| {
             members.iter().all(|(rank, member)| {
-                roster.get(*rank).and_then(Seat::present).is_some_and(|at| at == member)
+                roster.get(*rank).and_then(Seat::present).is_some_and(|at| at.is_like(member))
             })
         };
         let since = life.rosters.get(floor.revision..).unwrap_or_default();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use xlreg_api::proof::{comms_statement, rotation_statement};
-use xlreg_core::{Endpoint, Fingerprint, Member, Name, NodeId, PublicKey, Version};
+use xlreg_core::{ClusterId, Endpoint, Fingerprint, Member, Name, NodeId, PublicKey, Version};
 use xlreg_proto::keys::{KeyError, PrivateKey};
 use xlreg_proto::message::Claim;
 use xlreg_proto::session::Identity;
@@ -63,6 +63,7 @@ pub(crate) struct Who {
 
 /// What all runs of this process share.
 pub(crate) struct Keys {
+    pub(crate) registry_key: Arc<PrivateKey>,
     pub(crate) registry: Arc<Identity>,
     pub(crate) tls: Arc<ServerTls>,
     /// Each node before and after.
@@ -91,8 +92,9 @@ impl Keys {
             comms_key: comms.public().clone(),
             sig_key: sig.public().clone(),
             endpoints: vec![endpoint(1)?],
+            entry_signature: None,
         });
-        let tls = ServerTls::new(sig, entry.id, Vec::new(), SystemTime::now());
+        let tls = ServerTls::new(Arc::clone(&sig), entry.id, Vec::new(), SystemTime::now());
         let print = entry.sig_key.fingerprint();
         let mut pairs = Vec::new();
         for _ in 0..NODES {
@@ -105,6 +107,7 @@ impl Keys {
             nodes.push([Node::new(&print, old, &comms)?, Node::new(&print, new, &comms)?]);
         }
         Ok(Self {
+            registry_key: sig,
             registry: Arc::new(Identity { version: Version::CURRENT, entry }),
             tls: Arc::new(tls.map_err(|error| error.to_string())?),
             nodes,
@@ -138,6 +141,18 @@ impl Keys {
 }
 
 impl Node {
+    /// Signs its entry in a cluster.
+    pub(crate) fn sign(
+        &self,
+        registry: &Identity,
+        cluster: &ClusterId,
+        entry: &Member,
+    ) -> Result<Vec<u8>, String> {
+        let registry = registry.entry.sig_key.fingerprint();
+        let signature = xlreg_proto::entry::sign(&self.sig, &registry, cluster, entry);
+        signature.map(|signature| signature.as_bytes().to_vec()).map_err(text)
+    }
+
     fn new(
         registry: &Fingerprint,
         sig: Arc<PrivateKey>,

@@ -33,6 +33,7 @@ mod world;
 
 use tokio::runtime::Builder;
 
+use crate::keys::Keys;
 pub use crate::world::Tally;
 use crate::world::World;
 pub use xlreg_store::simulation::Flaw;
@@ -62,8 +63,9 @@ pub fn run(seed: u64, flaw: Option<Flaw>, keep_trace: bool) -> Result<Outcome, S
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| format!("cannot make a runtime: {error}"))?;
     runtime.block_on(async {
-        let world = World::new(seed, keep_trace);
-        scenario::start(&world, flaw)?;
+        let keys = Keys::get()?;
+        let world = World::new(seed, keys.registry.entry.sig_key.fingerprint(), keep_trace);
+        scenario::start(&world, keys, flaw)?;
         let over = || {
             world.tick();
             world.is_over()

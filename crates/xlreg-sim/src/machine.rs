@@ -101,6 +101,7 @@ impl Machine {
             engine: Arc::clone(engine) as Arc<dyn Engine>,
             identity: Arc::clone(&keys.registry),
             tls: Arc::clone(&keys.tls),
+            key: Arc::clone(&keys.registry_key),
             connections: Connections { session: Duration::from_secs(20), ..Connections::default() },
             modern: Modern {
                 handshakes: unlimited,

@@ -12,7 +12,7 @@ use xlreg_core::cluster::NewCluster;
 use xlreg_core::{Cluster, ClusterId, ClusterKey, Name, NodeId, Policy};
 
 use crate::history::Floor;
-use crate::keys::{Who, name};
+use crate::keys::{Who, endpoint, name};
 use crate::network::{Host, NoAnswer};
 
 /// Asks by one method, notes what comes of it, and keeps the answer.
@@ -195,6 +195,7 @@ impl Member {
             endpoints: vec![format!("10.0.0.1:{stamp}")],
             attributes: 0,
             node_id: id.as_bytes().to_vec(),
+            entry_signature: Vec::new(),
             token: if self.host.world.one_in(4) {
                 String::new()
             } else {
@@ -267,7 +268,9 @@ impl Member {
             4..7 => {
                 let stamp = self.host.world.stamp();
                 let endpoints = vec![format!("10.0.0.1:{stamp}")];
-                let request = v2::UpdateEndpointsRequest { cluster: key, name, endpoints };
+                let entry_signature = self.sign_moved(&known, stamp).unwrap_or_default();
+                let request =
+                    v2::UpdateEndpointsRequest { cluster: key, name, endpoints, entry_signature };
                 match ask!(self, update_endpoints, request) {
                     Ok(answer) => {
                         let moved = self.host.world.history().told_joined(&known.id, stamp);
@@ -296,6 +299,19 @@ impl Member {
             }
         }
         Some(())
+    }
+
+    /// Its signature over what its entry will be, as some members give it.
+    fn sign_moved(&self, known: &Cluster, stamp: u16) -> Option<Vec<u8>> {
+        let (_, own) = known.holders().find(|(_, holder)| holder.name == self.name)?;
+        if !self.host.world.one_in(2) {
+            return None;
+        }
+        let node = self.host.keys.node(self.host.world.who(self.host.number)).ok()?;
+        let sig_key = node.sig_key.clone();
+        let endpoints = vec![endpoint(stamp).ok()?];
+        let entry = xlreg_core::Member { sig_key, endpoints, ..xlreg_core::Member::clone(own) };
+        node.sign(&self.host.keys.registry, &known.id, &entry).ok()
     }
 
     fn changed(&self, id: &ClusterId, revision: u64, floor: Floor) {

@@ -26,8 +26,11 @@ const CALM: Duration = Duration::from_secs(60);
 const LAST: u64 = 99;
 
 /// Sets a run up. It ends by itself.
-pub(crate) fn start(world: &Arc<World>, flaw: Option<Flaw>) -> Result<(), String> {
-    let keys = Keys::get()?;
+pub(crate) fn start(
+    world: &Arc<World>,
+    keys: &'static Keys,
+    flaw: Option<Flaw>,
+) -> Result<(), String> {
     let machine = Machine::new(world, keys, flaw)?;
     machine.start()?;
     let nodes = 3 + usize::try_from(world.below(NODES as u64 - 2)).unwrap_or(0);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use xlreg_core::{Change, Time};
+use xlreg_core::{Change, Fingerprint, Time};
 use xlreg_store::Clock;
 use xlreg_store::simulation::{Course, Fate, Weather};
 
@@ -90,7 +90,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, keep_trace: bool) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, registry: Fingerprint, keep_trace: bool) -> Arc<Self> {
         let mut chance = Chance::new(seed);
         let mildness = [1, 1, 4, 20].get(usize::try_from(chance.below(4)).unwrap_or(0)).copied();
         let climate = Climate { mildness: mildness.unwrap_or(1), ..Climate::default() };
@@ -106,7 +106,7 @@ impl World {
             clock: Clock::standing(BEGIN),
             chance: Mutex::new(chance),
             trace: Mutex::new(trace),
-            history: Mutex::default(),
+            history: Mutex::new(History::new(registry)),
             climate: Mutex::new(climate),
             began: Instant::now(),
             rotated: Mutex::default(),
