@@ -47,6 +47,10 @@ kills N="10" *ARGS:
 abuse *ARGS:
     cargo bench -p xlreg-cli --bench abuse -- {{ARGS}}
 
+# Runs SEEDS seeds of the simulation, from FIRST on; docs/reliability.md says what they show.
+simulate SEEDS="10000" FIRST="0":
+    cargo run --release -p xlreg-sim -- {{SEEDS}} {{FIRST}}
+
 # Forms a cluster of three and shows what its members know.
 demo:
     cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'

@@ -20,6 +20,7 @@ use xlreg_store::{ApplyError, Engine};
 
 use crate::config::Connections;
 use crate::pool::Pool;
+use crate::surroundings::Surroundings;
 
 /// Bytes read at once. Requests of deployed clients fit; larger ones take several reads.
 const READ_BYTES: usize = 2 * 1024;
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) bounds: Connections,
     /// Asks sessions to end at their next safe point.
     pub(crate) stop: CancellationToken,
+    pub(crate) around: Surroundings,
 }
 
 /// What a session did, for the log.
@@ -110,6 +112,9 @@ impl Transport for TcpStream {
     }
 }
 
+#[cfg(any(test, feature = "simulation"))]
+impl Transport for tokio::io::DuplexStream {}
+
 /// A client's connection.
 pub(crate) struct Connection<S> {
     stream: S,
@@ -135,6 +140,13 @@ impl<S: Transport> Connection<S> {
         (self.story, closed)
     }
 
+    /// The same for a client with which hellos have been exchanged.
+    #[cfg(feature = "simulation")]
+    pub(crate) async fn run_session(mut self, channel: Channel) -> (Story, Closed) {
+        let Err(closed) = self.hold_session(channel).await;
+        (self.story, closed)
+    }
+
     async fn converse(&mut self) -> Result<std::convert::Infallible, Closed> {
         let hello = self.shared.bounds.hello;
         let by = Deadline { at: self.accepted + hello, waited_for: "hello", allowed: hello };
@@ -144,12 +156,20 @@ impl<S: Transport> Connection<S> {
         let hello = opened.map_err(|late| by.missed(late))??;
         self.story.dialect = Some(hello.dialect());
         let secrets = Secrets::from_random(random());
-        let (reply, mut channel) = hello.accept(self.shared.identity.version, &secrets);
+        let (reply, channel) = hello.accept(self.shared.identity.version, &secrets);
         self.write(&reply).await?;
+        self.hold_session(channel).await
+    }
+
+    /// Answers requests, once hellos have been exchanged.
+    async fn hold_session(
+        &mut self,
+        mut channel: Channel,
+    ) -> Result<std::convert::Infallible, Closed> {
         let mut session = Session::new(Arc::clone(&self.shared.identity));
         loop {
             let message = self.read_message(&mut channel).await?;
-            let step = session.receive(message, random);
+            let step = session.receive(message, || self.shared.around.random());
             session = self.carry_out(step, &mut channel).await?;
             if self.story.member.is_none() {
                 self.story.member = session.member().cloned();
@@ -224,6 +244,7 @@ impl<S: Transport> Connection<S> {
         };
         let until = (Instant::now() + hold).min(self.end);
         tokio::select! {
+            biased;
             _ = timeout_at(until, news.wait_for(|cluster| showing.is_ready(cluster))) => {}
             () = self.shared.stop.cancelled() => {}
         }
@@ -275,11 +296,12 @@ impl<S: Transport> Connection<S> {
     /// Appends what has come, at most the buffer's spare room; 0 if nothing ever will.
     async fn read(&mut self, buffer: &mut Vec<u8>, by: &Deadline) -> Result<usize, Closed> {
         tokio::select! {
+            biased;
+            // Between requests, and amid one that has not been understood, nothing is lost.
+            () = self.shared.stop.cancelled() => Err(Closed::Stopping),
             read = timeout_at(by.at, self.stream.read_buf(buffer)) => {
                 read.map_err(|late| by.missed(late))?.map_err(Closed::Broken)
             }
-            // Between requests, and amid one that has not been understood, nothing is lost.
-            () = self.shared.stop.cancelled() => Err(Closed::Stopping),
         }
     }
 

@@ -15,6 +15,8 @@
 //! | `watching` | following a cluster: what a watcher is told, and when it is given up |
 //! | `notary` | signing rosters: one at a time, and no oftener than need be |
 //! | `lifetimes` | ending clusters whose time is over |
+//! | `surroundings` | chance and tasks, which a simulation brings itself |
+//! | `simulation` | with the feature of that name, for `xlreg-sim`: serving without sockets |
 //! | `rates`, `tally` | how often, and how much at once |
 //! | [`pool`] | the threads that open hellos, and the bound on that work |
 //!
@@ -39,6 +41,10 @@ pub mod pool;
 pub mod rates;
 pub mod server;
 mod service;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
+mod surroundings;
 mod tally;
 mod watching;
 

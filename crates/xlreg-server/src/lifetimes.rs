@@ -92,7 +92,7 @@ impl Presence {
     /// Who left first, and when.
     fn first_departure(&self) -> Option<(Fingerprint, Time)> {
         let since = lock(&self.departures.since);
-        since.iter().map(|(key, since)| (*key, *since)).min_by_key(|(_, since)| *since)
+        since.iter().map(|(key, since)| (*key, *since)).min_by_key(|(key, since)| (*since, *key))
     }
 
     /// Forgets that `key` left at `since`. False if it has come back meanwhile.
@@ -149,8 +149,8 @@ pub(crate) async fn run(engine: Arc<dyn Engine>, presence: Presence, grace: Dura
             }
         };
         tokio::select! {
-            changed = deadline.changed() => if changed.is_err() { return },
-            () = presence.departures.news.notified() => {}
+            // What is due goes first: no stream of news puts it off.
+            biased;
             () = reached => {
                 let ended = match next {
                     Some(Due::Cluster(_, id)) => expire(&*engine, id).await,
@@ -168,6 +168,8 @@ pub(crate) async fn run(engine: Arc<dyn Engine>, presence: Presence, grace: Dura
                     return;
                 }
             }
+            changed = deadline.changed() => if changed.is_err() { return },
+            () = presence.departures.news.notified() => {}
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
 use crate::rates::Rates;
 use crate::service::Api;
+use crate::surroundings::Surroundings;
 use crate::tally::{Place, Tally, site};
 
 /// Bytes of a request's headers. Stock clients send some hundred.
@@ -92,6 +93,9 @@ pub(crate) struct Shared {
     /// The same of each address, and in all.
     pub(crate) watches_of: Tally<Option<IpAddr>>,
     pub(crate) stop: CancellationToken,
+    pub(crate) around: Surroundings,
+    #[cfg(feature = "simulation")]
+    pub(crate) flaw: Option<xlreg_store::simulation::Flaw>,
 }
 
 /// An answer on its way.
@@ -129,6 +133,26 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    fn new(key: PublicKey, address: SocketAddr, site: IpAddr, credit: Arc<Credit>) -> Self {
+        Self {
+            key,
+            address,
+            site,
+            cut: CancellationToken::new(),
+            credit,
+            following: Tally::default(),
+            owed: Owed::default(),
+            used: AtomicU64::new(0),
+            began: Instant::now(),
+        }
+    }
+
+    /// One whose handshake is taken for granted.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn simulated(key: PublicKey, address: SocketAddr) -> Arc<Self> {
+        Arc::new(Self::new(key, address, site(address.ip()), Arc::new(Credit::new())))
+    }
+
     pub(crate) fn print(&self) -> Fingerprint {
         self.key.fingerprint()
     }
@@ -291,17 +315,7 @@ impl Front {
         if read.is_err() || preface != PREFACE {
             return Err(Over::NotHttp);
         }
-        let peer = Arc::new(Peer {
-            key,
-            address,
-            site,
-            cut: CancellationToken::new(),
-            credit,
-            following: Tally::default(),
-            owed: Owed::default(),
-            used: AtomicU64::new(0),
-            began: Instant::now(),
-        });
+        let peer = Arc::new(Peer::new(key, address, site, credit));
         let stream = Rewound::new(preface.to_vec(), stream);
         Ok(Box::new(Shaken { stream, peer, _places: places }))
     }

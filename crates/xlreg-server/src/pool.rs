@@ -67,6 +67,12 @@ impl Pool {
         Ok(pool)
     }
 
+    /// A pool without threads, which opens nothing.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn none() -> Self {
+        Self { queue: Arc::default(), places: Arc::new(Semaphore::new(0)) }
+    }
+
     /// Opens a hello; waits for room in the queue, then for a thread.
     ///
     /// # Errors

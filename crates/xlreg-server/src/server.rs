@@ -27,6 +27,7 @@ use crate::modern::{self, Front, Over, Peer};
 use crate::notary::Notary;
 use crate::pool::Pool;
 use crate::rates::Rates;
+use crate::surroundings::Surroundings;
 use crate::tally::{Tally, site};
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
@@ -138,6 +139,9 @@ impl Server {
             watches: Tally::default(),
             watches_of: Tally::default(),
             stop: stop.clone(),
+            around: Surroundings::default(),
+            #[cfg(feature = "simulation")]
+            flaw: None,
         });
         let shared = Shared {
             engine,
@@ -146,6 +150,7 @@ impl Server {
             hello_bytes: keys.comms.block_bytes(),
             bounds: config.connections,
             stop,
+            around: Surroundings::default(),
         };
         Ok(Self { listener, shared: Arc::new(shared), front, counters: Arc::default() })
     }

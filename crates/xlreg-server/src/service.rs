@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -23,7 +24,7 @@ use xlreg_core::{
     NodeId, PublicKey, TokenId,
 };
 use xlreg_proto::entry;
-use xlreg_proto::keys::{key_bits, random, verify_pss};
+use xlreg_proto::keys::{key_bits, verify_pss};
 use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
@@ -101,15 +102,19 @@ impl Api {
     /// The same for commands after which a cluster may have to go with its owner. What follows from
     /// them is done also if the caller hangs up before it is answered.
     async fn apply_and_tether(&self, by: Fingerprint, command: Command) -> Result<Outcome, Fault> {
-        let Shared { engine, presence, .. } = &*self.shared;
+        let Shared { engine, presence, around, .. } = &*self.shared;
         let (engine, presence) = (Arc::clone(engine), presence.clone());
-        let applying = tokio::spawn(async move {
-            let outcome = engine.apply(command).await?;
-            presence.note(by, &outcome);
-            Ok(outcome)
+        let (told, applied) = oneshot::channel();
+        around.spawn(async move {
+            let applied = engine.apply(command).await;
+            if let Ok(outcome) = &applied {
+                presence.note(by, outcome);
+            }
+            // Whoever asked may have hung up.
+            let _told = told.send(applied);
         });
         // Only a runtime that comes to its end drops a task.
-        self.in_time(async { applying.await.unwrap_or(Err(ApplyError::Closed)) }).await
+        self.in_time(async { applied.await.unwrap_or(Err(ApplyError::Closed)) }).await
     }
 
     async fn find(&self, key: &ClusterKey) -> Result<Arc<Cluster>, Fault> {
@@ -181,7 +186,7 @@ impl Api {
                 self.check_comms(&caller.key, &comms, &request.comms_proof)?;
                 let command = Command::Register {
                     claimed,
-                    fresh: NodeId::from_bytes(random()),
+                    fresh: NodeId::from_bytes(self.shared.around.random()),
                     sig_key: caller.key,
                     comms_key: Some(comms.clone()),
                 };
@@ -256,7 +261,7 @@ impl Api {
         let command = Command::Create {
             new,
             owner: caller.key,
-            fresh: ClusterId::from_bytes(random()),
+            fresh: ClusterId::from_bytes(self.shared.around.random()),
             strict: true,
         };
         let Outcome::Created { cluster, new } = self.apply_and_tether(caller.key, command).await?
@@ -437,7 +442,8 @@ impl Api {
             let problem = format!("at most {LABEL_BYTES_MAX} bytes, without control characters");
             Fault::field("label", problem)
         })?;
-        let secret = TokenSecret::from_random(random(), random());
+        let around = &self.shared.around;
+        let secret = TokenSecret::from_random(around.random(), around.random());
         let token = NewToken {
             id: TokenId::from_bytes(secret.id()),
             digest: TokenDigest::from_bytes(secret.digest()),

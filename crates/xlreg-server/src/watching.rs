@@ -15,6 +15,8 @@ use xlreg_api::fault::Fault;
 use xlreg_api::v2;
 use xlreg_core::registry::Actor;
 use xlreg_core::{Cluster, Command, Fingerprint};
+#[cfg(feature = "simulation")]
+use xlreg_store::simulation::Flaw;
 
 use crate::modern::Shared;
 use crate::tally::Place;
@@ -49,7 +51,8 @@ impl Watch {
     /// Begins to tell.
     pub(crate) fn start(self) -> News {
         let (told, news) = mpsc::channel(AHEAD);
-        tokio::spawn(self.run(told));
+        let around = self.shared.around.clone();
+        around.spawn(self.run(told));
         Box::pin(ReceiverStream::new(news).map(|told: Told| *told))
     }
 
@@ -71,6 +74,8 @@ impl Watch {
                 return ControlFlow::Break(());
             }
             tokio::select! {
+                biased;
+                () = told.closed() => return ControlFlow::Break(()),
                 changed = self.receiver.changed() => if changed.is_err() {
                     return self.stop(told).await;
                 },
@@ -78,7 +83,6 @@ impl Watch {
                 () = sleep(self.shared.bounds.heartbeat) => {
                     self.tell(Ok(convert::to_heartbeat(&cluster)), told).await?;
                 }
-                () = told.closed() => return ControlFlow::Break(()),
             }
         }
     }
@@ -87,6 +91,12 @@ impl Watch {
     async fn catch_up(&mut self, cluster: &Arc<Cluster>, told: &mpsc::Sender<Told>) -> Flow {
         match self.after.and_then(|after| cluster.events_after(after)) {
             Some(events) => {
+                #[cfg(feature = "simulation")]
+                let events = if self.shared.flaw == Some(Flaw::SkipsMissed) {
+                    events.get(events.len().saturating_sub(1)..).unwrap_or_default()
+                } else {
+                    events
+                };
                 for event in events {
                     self.tell(Ok(convert::to_change(event)), told).await?;
                 }

@@ -46,6 +46,12 @@ impl Clock {
         self.set.as_ref().map(moved).is_some()
     }
 
+    /// Sets a standing clock, backwards too, as an operator may set the system's. False as with
+    /// [`Self::advance`].
+    pub fn set(&self, now: Time) -> bool {
+        self.set.as_ref().map(|set| set.send_replace(now)).is_some()
+    }
+
     /// Waits until it is `at`.
     pub async fn reach(&self, at: Time) {
         match &self.set {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use xlreg_core::limits::Limits;
 use xlreg_core::{Change, NodeId, Registry, Time};
 
+use crate::ledger::Ledger;
 use crate::load::Loader;
 use crate::{StoreError, folder, rows, schema};
 
@@ -82,11 +83,7 @@ impl Journal {
         Ok((journal, state))
     }
 
-    /// Makes the changes durable, all or none.
-    ///
-    /// After an error the journal must not be used again: whether they were kept shows when the
-    /// file is opened anew.
-    pub(crate) fn write<'c>(
+    fn write<'c>(
         &mut self,
         changes: impl IntoIterator<Item = &'c Change>,
     ) -> Result<(), StoreError> {
@@ -106,38 +103,6 @@ impl Journal {
         transaction.commit()
     }
 
-    /// Whether a checkpoint would have something to do.
-    pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty
-    }
-
-    /// Whether the log has grown so long that a checkpoint can't wait for a quiet moment.
-    pub(crate) fn is_due(&self) -> bool {
-        self.log_bytes() >= self.due
-    }
-
-    /// Moves the log into the database and empties it, as far as readers of the file let it.
-    pub(crate) fn checkpoint(&mut self) -> Result<(), StoreError> {
-        let blocked = self
-            .truncate_log()
-            .map_err(|source| StoreError::sqlite("checkpoint", &self.path, source))?;
-        self.dirty = blocked;
-        // An operator who reads the file, say for a backup, keeps the log from shrinking; then
-        // try again when it has grown as much once more, not with every batch.
-        self.due = if blocked { self.log_bytes() } else { 0 } + LOG_BYTES_MAX;
-        Ok(())
-    }
-
-    /// Leaves one whole file behind, if nobody else is reading it.
-    pub(crate) fn close(mut self) -> Result<(), StoreError> {
-        self.checkpoint()?;
-        let Self { path, connection, .. } = self;
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
-            .and_then(|_| connection.close().map_err(|(_, source)| source))
-            .map_err(|source| StoreError::sqlite("close", &path, source))
-    }
-
     fn truncate_log(&self) -> rusqlite::Result<bool> {
         // Writers wait for us, so don't wait for a reader.
         self.connection.busy_timeout(Duration::ZERO)?;
@@ -153,7 +118,44 @@ impl Journal {
     }
 }
 
-/// The database in a directory, and its log.
+impl Ledger for Journal {
+    /// Done when it returns: its thread waits for the disk.
+    fn keep(&mut self, changes: &[&Change]) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(self.write(changes.iter().copied()))
+    }
+
+    fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    fn is_due(&self) -> bool {
+        self.log_bytes() >= self.due
+    }
+
+    /// Moves the log into the database and empties it, as far as readers of the file let it.
+    fn checkpoint(&mut self) -> Result<(), StoreError> {
+        let blocked = self
+            .truncate_log()
+            .map_err(|source| StoreError::sqlite("checkpoint", &self.path, source))?;
+        self.dirty = blocked;
+        // An operator who reads the file, say for a backup, keeps the log from shrinking; then
+        // try again when it has grown as much once more, not with every batch.
+        self.due = if blocked { self.log_bytes() } else { 0 } + LOG_BYTES_MAX;
+        Ok(())
+    }
+
+    /// Leaves one whole file behind, if nobody else is reading it.
+    fn close(mut self) -> Result<(), StoreError> {
+        self.checkpoint()?;
+        let Self { path, connection, .. } = self;
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)
+            .and_then(|_| connection.close().map_err(|(_, source)| source))
+            .map_err(|source| StoreError::sqlite("close", &path, source))
+    }
+}
+
+/// The database in a directory, and its log, as SQLite names it.
 pub(crate) fn files(dir: &Path) -> [PathBuf; 2] {
     let [database, log, _] = FILES;
     [dir.join(database), dir.join(log)]

@@ -8,6 +8,7 @@
 //! | `shared` | the committed state, and whether the engine still serves |
 //! | `watchers` | who follows which cluster |
 //! | `writer` | the one thread that decides in batches and commits each at once |
+//! | `ledger` | what the writer keeps changes in: the journal, or a simulated disk |
 //! | `journal` | the SQLite file: opening it safely, writing changes, checkpoints |
 //! | `load` | from a file to the state in memory, believing nothing |
 //! | `rows` | one row to and from domain types, with its checksum |
@@ -16,6 +17,7 @@
 //! | [`mod@check`] | looking a file over, and copying it, while a server may have it open |
 //! | `snapshot` | reading a file from beside, changing nothing |
 //! | [`error`] | what can go wrong with a store, and what to do then |
+//! | `simulation` | with the feature of that name, for `xlreg-sim`: a disk that fails on purpose |
 //!
 //! # The seam
 //! A session turns a request into a [`Command`](xlreg_core::Command), and [`Engine::apply`] answers
@@ -49,11 +51,15 @@ pub mod engine;
 pub mod error;
 mod folder;
 mod journal;
+mod ledger;
 mod load;
 pub mod local;
 mod rows;
 mod schema;
 mod shared;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod snapshot;
 mod watchers;
 mod writer;

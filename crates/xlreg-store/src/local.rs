@@ -83,6 +83,20 @@ impl LocalEngine {
         Ok(Self { shared, clock, queue })
     }
 
+    /// A durable registry over another ledger than a file, and its writer's life, for the owner to
+    /// run.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn over(
+        ledger: impl crate::ledger::Ledger,
+        state: Registry,
+        clock: Clock,
+        flaw: Option<crate::simulation::Flaw>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let shared = Arc::new(Shared::new(state, clock.clone()).with(flaw));
+        let (queue, life) = Queue::threadless(Arc::clone(&shared), ledger);
+        (Self { shared, clock, queue: Some(queue) }, life)
+    }
+
     /// Whether `dir` holds a registry's memory, or any part of it, usable or not.
     #[must_use]
     pub fn exists(dir: &Path) -> bool {

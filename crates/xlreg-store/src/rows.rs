@@ -55,7 +55,7 @@ pub(crate) struct Table {
 }
 
 /// All tables of the present schema.
-pub(crate) const TABLES: [Table; 10] = [
+pub(crate) const TABLES: [Table; 11] = [
     Table {
         name: "registry",
         select: SELECT_REGISTRY,
@@ -89,6 +89,7 @@ pub(crate) const TABLES: [Table; 10] = [
     about("terms", SELECT_TERMS, |row| read_terms(row).map(drop)),
     about("members", SELECT_MEMBERS, |row| read_member(row).map(drop)),
     about("departed", SELECT_DEPARTED, |row| read_departed(row).map(drop)),
+    about("signatures", SELECT_SIGNATURES, |row| read_signature(row).map(drop)),
     about("expelled", SELECT_EXPELLED, |row| read_expelled(row).map(drop)),
     about("tokens", SELECT_TOKENS, |row| read_token(row).map(drop)),
 ];

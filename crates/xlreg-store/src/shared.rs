@@ -7,6 +7,8 @@ use tokio::sync::watch;
 use xlreg_core::registry::{View, decide};
 use xlreg_core::{Change, Cluster, ClusterId, Command, Decision, Outcome, Refusal, Registry, Time};
 
+#[cfg(feature = "simulation")]
+use crate::simulation::Flaw;
 use crate::watchers::Watchers;
 use crate::{ApplyError, Clock, StoreError};
 
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     deadline: watch::Sender<Option<(Time, ClusterId)>>,
     clock: Clock,
     phase: watch::Sender<Phase>,
+    #[cfg(feature = "simulation")]
+    flaw: Option<Flaw>,
 }
 
 impl Shared {
@@ -56,7 +60,20 @@ impl Shared {
             registry: RwLock::new(registry),
             watchers: Watchers::default(),
             phase: watch::Sender::new(Phase::Open),
+            #[cfg(feature = "simulation")]
+            flaw: None,
         }
+    }
+
+    /// The same, with a flaw.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn with(self, flaw: Option<Flaw>) -> Self {
+        Self { flaw, ..self }
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
     }
 
     /// The committed state, for as long as the guard is held.

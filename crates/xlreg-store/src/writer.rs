@@ -14,8 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use xlreg_core::registry::{Overlay, decide};
 use xlreg_core::{Command, Decision, Outcome, Refusal};
 
-use crate::journal::Journal;
+use crate::ledger::Ledger;
 use crate::shared::Shared;
+#[cfg(feature = "simulation")]
+use crate::simulation::Flaw;
 use crate::{ApplyError, StoreError};
 
 /// Commands that may wait for the writer; whoever comes later waits for a place.
@@ -41,14 +43,31 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Starts the writer's thread.
-    pub(crate) fn start(shared: Arc<Shared>, journal: Journal) -> Result<Self, StoreError> {
+    pub(crate) fn start(shared: Arc<Shared>, ledger: impl Ledger) -> Result<Self, StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer { shared, queue, journal };
+        let writer = Writer { shared, queue, ledger };
         let thread = thread::Builder::new()
             .name("xlreg-store".to_owned())
             .spawn(move || run(writer))
             .map_err(|source| StoreError::Thread { source })?;
         Ok(Self { jobs, thread: Some(thread) })
+    }
+
+    /// A writer without a thread: it lives in the future.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn threadless(
+        shared: Arc<Shared>,
+        ledger: impl Ledger,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (jobs, queue) = mpsc::channel(QUEUE_MAX);
+        let mut writer = Writer { shared, queue, ledger };
+        let life = async move {
+            let _alarm = Alarm(Arc::clone(&writer.shared));
+            let mut jobs = Vec::new();
+            let served = writer.serve(&mut jobs).await;
+            writer.end(served);
+        };
+        (Self { jobs, thread: None }, life)
     }
 
     /// Hands a command to the writer. `None` if it is gone and may not have seen it.
@@ -68,7 +87,7 @@ impl Queue {
 }
 
 /// The thread's whole life.
-fn run(mut writer: Writer) {
+fn run<L: Ledger>(mut writer: Writer<L>) {
     // Should a bug make the writer panic, the engine fails instead of hanging.
     let _alarm = Alarm(Arc::clone(&writer.shared));
     let mut jobs = Vec::new();
@@ -77,20 +96,8 @@ fn run(mut writer: Writer) {
         Ok(runtime) => runtime.block_on(writer.serve(&mut jobs)),
         Err(source) => Err(StoreError::Thread { source }),
     };
-    let Writer { shared, journal, queue: _queue } = writer;
-    // Only then is the end announced: whoever hears of it may open the directory again.
-    let closed = match served {
-        Ok(()) => journal.close(),
-        Err(error) => {
-            drop(journal);
-            Err(error)
-        }
-    };
-    match closed {
-        Ok(()) => shared.closed(),
-        // Whoever still waits for an answer sees its job dropped, next, and looks here for why.
-        Err(error) => shared.fail(error),
-    }
+    // Whoever still waits for an answer sees its job dropped, next, and looks there for why.
+    writer.end(served);
 }
 
 struct Alarm(Arc<Shared>);
@@ -101,10 +108,10 @@ impl Drop for Alarm {
     }
 }
 
-struct Writer {
+struct Writer<L> {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Job>,
-    journal: Journal,
+    ledger: L,
 }
 
 /// What the writer turns to.
@@ -114,19 +121,35 @@ enum Next {
     End,
 }
 
-impl Writer {
+impl<L: Ledger> Writer<L> {
     async fn serve(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         loop {
             match self.next(jobs).await {
                 Next::Batch => {
-                    self.commit(jobs)?;
-                    if self.journal.is_due() {
-                        self.journal.checkpoint()?;
+                    self.commit(jobs).await?;
+                    if self.ledger.is_due() {
+                        self.ledger.checkpoint()?;
                     }
                 }
-                Next::Quiet => self.journal.checkpoint()?,
+                Next::Quiet => self.ledger.checkpoint()?,
                 Next::End => return Ok(()),
             }
+        }
+    }
+
+    /// Closes the ledger, and only then announces the end: whoever hears of it may open it again.
+    fn end(self, served: Result<(), StoreError>) {
+        let Self { shared, ledger, queue: _queue } = self;
+        let closed = match served {
+            Ok(()) => ledger.close(),
+            Err(error) => {
+                drop(ledger);
+                Err(error)
+            }
+        };
+        match closed {
+            Ok(()) => shared.closed(),
+            Err(error) => shared.fail(error),
         }
     }
 
@@ -142,26 +165,27 @@ impl Writer {
                 // From then on nothing more gets in, and the queue ends when it is empty.
                 _ = phase.wait_for(|phase| !phase.is_open()),
                     if !self.queue.is_closed() => self.queue.close(),
-                () = tokio::time::sleep(QUIET), if self.journal.is_dirty() => return Next::Quiet,
+                () = tokio::time::sleep(QUIET), if self.ledger.is_dirty() => return Next::Quiet,
             }
         }
     }
 
     /// Decides all jobs, makes their changes durable and visible, and answers. After an error they
     /// are left unanswered.
-    fn commit(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
+    async fn commit(&mut self, jobs: &mut Vec<Job>) -> Result<(), StoreError> {
         let decisions = self.decide(jobs);
-        let changes = decisions.iter().flatten().flat_map(|decision| &decision.changes);
-        if changes.clone().next().is_some() {
-            self.journal.write(changes.clone())?;
-            self.shared.commit(changes);
+        let changes: Vec<_> =
+            decisions.iter().flatten().flat_map(|decision| &decision.changes).collect();
+        #[cfg(feature = "simulation")]
+        if self.shared.has(Flaw::AnswersFirst) {
+            answer(jobs, decisions.clone());
+        }
+        if !changes.is_empty() {
+            self.ledger.keep(&changes).await?;
+            self.shared.commit(changes.iter().copied());
         }
         // A refusal too waits until here: it may rest on what the batch changed.
-        for (job, decision) in jobs.drain(..).zip(decisions) {
-            let result = decision.map(|decision| decision.outcome);
-            // Whoever has gone meanwhile doesn't want to know.
-            let _ = job.answer.send(result.map_err(ApplyError::Refused));
-        }
+        answer(jobs, decisions);
         Ok(())
     }
 
@@ -171,11 +195,24 @@ impl Writer {
         let mut overlay = Overlay::new(&*registry);
         let mut decide = |job: &Job| {
             let decision = decide(&job.command, now, &overlay)?;
+            #[cfg(feature = "simulation")]
+            if self.shared.has(Flaw::BlindBatches) {
+                return Ok(decision);
+            }
             for change in &decision.changes {
                 overlay.apply(change);
             }
             Ok(decision)
         };
         jobs.iter().map(&mut decide).collect()
+    }
+}
+
+/// Tells each job's owner what was decided.
+fn answer(jobs: &mut Vec<Job>, decisions: Vec<Result<Decision, Refusal>>) {
+    for (job, decision) in jobs.drain(..).zip(decisions) {
+        let result = decision.map(|decision| decision.outcome);
+        // Whoever has gone meanwhile doesn't want to know.
+        let _ = job.answer.send(result.map_err(ApplyError::Refused));
     }
 }

@@ -61,8 +61,6 @@ fn get(which: u64) -> Request {
     Request::GetCluster { cluster, which: Some(which) }
 }
 
-impl Transport for DuplexStream {}
-
 /// What connections share, without a listener.
 struct Host(Arc<Shared>);
 
@@ -84,6 +82,7 @@ impl Host {
             hello_bytes: key().block_bytes(),
             bounds,
             stop: CancellationToken::new(),
+            around: Surroundings::default(),
         }))
     }
 
