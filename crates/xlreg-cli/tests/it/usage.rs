@@ -179,7 +179,7 @@ fn colours_are_for_terminals_and_not_for_those_who_want_none() {
     let world = World::new();
     let colourful = |variables: &[(&str, &str)], args: &[&str]| {
         let mut command = world.xlreg(args);
-        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
             command.env_remove(name);
         }
         command.envs(variables.iter().copied());
