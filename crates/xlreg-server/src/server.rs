@@ -35,7 +35,7 @@ use crate::tally::{Tally, site};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Bytes of a client's first that are read at once: a whole hello of TLS, as a rule.
-const FIRST_BYTES: usize = 2048;
+const FIRST_BYTES: usize = 4096;
 
 /// How often to look whether the leaf certificate must be renewed. It lasts for hours; but a
 /// machine may have been suspended.

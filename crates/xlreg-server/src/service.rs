@@ -298,22 +298,28 @@ impl Api {
             endpoints: convert::endpoints(&request.endpoints)?,
             entry_signature: entry_signature(&request.entry_signature)?,
         });
-        let cluster = match member.entry_signature {
+        let (cluster, known) = match member.entry_signature {
             Some(_) => {
                 let cluster = self.find(&key).await?;
-                self.check_entry(&cluster, &member)?;
+                // Whoever comes back as it was has signed that before.
+                let known = cluster.present().any(|(_, entry)| *entry == member);
+                if !known {
+                    self.check_entry(&cluster, &member)?;
+                }
                 // It is over the ID, and by its name there may be another soon.
-                ClusterKey::Id(cluster.id)
+                (ClusterKey::Id(cluster.id), known)
             }
-            None => key,
+            None => (key, false),
         };
         let admission = admission(&request.token)?;
         let command = Command::Join { cluster, member: Arc::clone(&member), admission };
         let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
             return Err(unexpected());
         };
-        let Member { id, name, .. } = &*member;
-        info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
+        if !known {
+            let Member { id, name, .. } = &*member;
+            info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
+        }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
         Ok(v2::JoinClusterResponse { rank, cluster: Some(told) })

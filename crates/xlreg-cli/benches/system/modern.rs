@@ -41,13 +41,15 @@ pub(crate) fn sessions() {
     let server = Server::start(dir.path());
     let identity = runtime.block_on(Identity::generate(name("bench"))).unwrap();
     let shared = Registry::new(server.credentials.clone());
-    runtime.block_on(shared.create(&identity, &NewCluster::open(name("alpha"), 64, 1))).unwrap();
+    let alpha = NewCluster::open(name("alpha"), 64, 1);
+    // By its ID, since a name would have to be asked about: Register and Join are all.
+    let alpha = ClusterKey::Id(runtime.block_on(shared.create(&identity, &alpha)).unwrap().id);
     for (label, resumed) in [("full handshake", false), ("resumed", true)] {
         for at_a_time in [1, 16] {
             // Before and after, since the machine's speed drifts.
             let before = rsa_private_operation();
             let cpu = server.cpu("");
-            runtime.block_on(hold(&server, &shared, &identity, resumed, at_a_time));
+            runtime.block_on(hold(&shared, &identity, &alpha, resumed, at_a_time));
             let each = (server.cpu("") - cpu) / SESSIONS as f64;
             let rsa = f64::midpoint(before, rsa_private_operation());
             println!(
@@ -63,23 +65,21 @@ pub(crate) fn sessions() {
 
 /// Holds all sessions, so many at a time. A registry that is made anew has no tickets.
 async fn hold(
-    server: &Server,
     shared: &Registry,
     identity: &Identity,
+    alpha: &ClusterKey,
     resumed: bool,
     at_a_time: usize,
 ) {
     let mut sessions = JoinSet::new();
     for _ in 0..at_a_time {
-        let (credentials, shared) = (server.credentials.clone(), shared.clone());
-        let identity = identity.clone();
+        let (shared, identity, alpha) = (shared.clone(), identity.clone(), alpha.clone());
         sessions.spawn(async move {
             for _ in 0..SESSIONS / at_a_time {
-                let fresh = || Registry::new(credentials.clone());
+                let fresh = || Registry::new(shared.credentials().clone());
                 let registry = if resumed { shared.clone() } else { fresh() };
                 let endpoints = vec!["127.0.0.1:4000".parse().unwrap()];
-                let joined = registry.join(&identity, &cluster("alpha"), endpoints).await.unwrap();
-                joined.close().await;
+                registry.join(&identity, &alpha, endpoints).await.unwrap().close().await;
             }
         });
     }
