@@ -14,7 +14,7 @@ use xlreg_api::convert::{self, Detail};
 use xlreg_api::fault::Fault;
 use xlreg_api::v2;
 use xlreg_core::registry::Actor;
-use xlreg_core::{Cluster, Command, Fingerprint};
+use xlreg_core::{Cluster, Command, Fingerprint, Refusal};
 #[cfg(feature = "simulation")]
 use xlreg_store::simulation::Flaw;
 
@@ -68,6 +68,10 @@ impl Watch {
     async fn tell_all(&mut self, told: &mpsc::Sender<Told>) -> Flow {
         loop {
             let cluster = Arc::clone(&self.receiver.borrow_and_update());
+            if self.is_retired().await {
+                self.tell(Err(Fault::from(Refusal::KeyRetired).into()), told).await?;
+                return ControlFlow::Break(());
+            }
             self.catch_up(&cluster, told).await?;
             if let Some(how) = cluster.gone {
                 self.tell(Ok(convert::to_gone(cluster.revision, how)), told).await?;
@@ -85,6 +89,13 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Whether another key has taken the place of the watcher's since it began.
+    async fn is_retired(&self) -> bool {
+        let node = self.shared.engine.node(&self.actor.sig_key).await;
+        // An engine that is closing ends the watch by itself.
+        node.is_ok_and(|node| node.retired)
     }
 
     /// Tells of all that has changed since the last revision seen.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xlreg_api::v2::ErrorReason;
-use xlreg_api::{TokenSecret, v2};
+use xlreg_api::{Fault, TokenSecret, v2};
 use xlreg_core::Time;
 use xlreg_core::limits::Limits;
 use xlreg_proto::channel::Dialect;
@@ -15,7 +15,7 @@ use xlreg_server::config::{Access, Listed};
 use xlreg_store::{Clock, LocalEngine};
 
 use crate::caller::{Asked, Caller, asked, defined, joining, refused};
-use crate::support::{Client, Running, claim, join, key, patient, sig_key};
+use crate::support::{Client, Running, claim, join, key, patient, sig_key, soon};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -172,13 +172,15 @@ async fn an_id_serves_only_the_key_that_registered_it_over_either_door() {
     assert_eq!(thief.join("alpha", "b").await, Ok(1));
 }
 
-/// Over a new connection, over one that is open, and by a session of the old wire amid its course.
+/// Over a new connection, over one that is open, in a watch that goes on, and by a session of the old wire amid its course.
 #[tokio::test]
 async fn a_retired_key_is_refused_everywhere() {
     let (_, server) = serve(Access::default()).await;
     let mut caller = Caller::known(server.address, 0).await;
     caller.create("alpha", 3).await.unwrap();
     caller.join("alpha", "a").await.unwrap();
+    let mut watch = caller.watch("alpha", None).await.unwrap();
+    watch.snapshot().await;
     let mut sessions = Vec::new();
     for dialect in [Dialect::V1_8, Dialect::V1_9] {
         let mut session = Client::connect(server.address, dialect).await;
@@ -187,6 +189,8 @@ async fn a_retired_key_is_refused_everywhere() {
     }
     caller.rotate(sig_key(1)).await.unwrap();
 
+    let ended = soon(watch.0.message()).await.unwrap_err();
+    assert_eq!(Fault::read(&ended).unwrap().reason, ErrorReason::KeyRetired);
     let retired = "this key was retired: another has taken its place";
     for mut session in sessions {
         assert_eq!(session.ask(&join("alpha")).await, Reply::Error(retired.to_owned()));
