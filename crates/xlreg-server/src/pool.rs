@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -31,6 +32,8 @@ struct Queue {
     state: Mutex<State>,
     /// Told once for each job, so that one thread wakes for it.
     work: Condvar,
+    /// RSA operations so far.
+    opened: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +63,7 @@ impl Pool {
             let (queue, key) = (Arc::clone(&pool.queue), Arc::clone(key));
             thread::Builder::new().name(format!("xlreg-rsa-{n}")).spawn(move || {
                 while let Some(job) = queue.take() {
-                    job.run(&key);
+                    job.run(&key, &queue.opened);
                 }
             })?;
         }
@@ -83,6 +86,12 @@ impl Pool {
         self.queue.put(Job { packet, answer, _place: place });
         opened.await.unwrap_or(Err(HelloError))
     }
+
+    /// Hellos that cost an RSA operation so far, whether or not they did open.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.queue.opened.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Pool {
@@ -93,10 +102,11 @@ impl Drop for Pool {
 }
 
 impl Job {
-    fn run(self, key: &PrivateKey) {
+    fn run(self, key: &PrivateKey, opened: &AtomicU64) {
         // A client that has gone meanwhile is not worth an RSA operation.
         if !self.answer.is_closed() {
             let _gone_meanwhile = self.answer.send(Hello::open(key, &self.packet));
+            opened.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

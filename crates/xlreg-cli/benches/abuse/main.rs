@@ -13,8 +13,9 @@
 //!
 //! The attackers are a process of their own, at some hundred loopback addresses; whoever is cut off comes
 //! again. Honest members join over both doors before, meanwhile and after. It fails if one of them is
-//! refused or has no answer, if the server ends, or if its memory or descriptors have no bound or do not come
-//! back. How long a join takes is told, beside the quiet figures of the same run, and not judged.
+//! refused or has no answer, if failures at the old door are answered, or clearly told apart by their
+//! time, if the server ends, or if its memory or descriptors have no bound or do not come back. How
+//! long a join takes is told, beside the quiet figures of the same run, and not judged.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
