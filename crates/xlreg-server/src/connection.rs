@@ -1,5 +1,6 @@
 //! One client, from its hello to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use xlreg_core::{Cluster, Member, Outcome, Refusal};
 use xlreg_proto::channel::{BLOCK_BYTES, Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
-use xlreg_proto::hello::{HelloError, Secrets};
+use xlreg_proto::hello::{Hello, HelloError, Secrets};
 use xlreg_proto::keys::random;
 use xlreg_proto::message::Reply;
 use xlreg_proto::session::{End, Identity, Session, Showing, Step};
@@ -125,6 +126,8 @@ pub(crate) struct Connection<S> {
     /// What has been read of its hello already.
     start: Vec<u8>,
     shared: Arc<Shared>,
+    /// What counts as its client's address.
+    from: IpAddr,
     accepted: Instant,
     /// When the session as a whole must be over.
     end: Instant,
@@ -133,9 +136,15 @@ pub(crate) struct Connection<S> {
 
 impl<S: Transport> Connection<S> {
     /// A connection that was accepted then, and whose first bytes are `start`.
-    pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>, accepted: Instant) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        start: Vec<u8>,
+        shared: Arc<Shared>,
+        from: IpAddr,
+        accepted: Instant,
+    ) -> Self {
         let end = accepted + shared.bounds.session;
-        Self { stream, start, shared, accepted, end, story: Story::default() }
+        Self { stream, start, shared, from, accepted, end, story: Story::default() }
     }
 
     /// Serves the client until one of us has had enough.
@@ -156,8 +165,7 @@ impl<S: Transport> Connection<S> {
         let by = Deadline { at: self.accepted + hello, waited_for: "hello", allowed: hello };
         let packet = self.read_hello(&by).await?;
         let by = Deadline { waited_for: "turn to open the hello", ..by };
-        let opened = timeout_at(by.at, self.shared.pool.open(packet)).await;
-        let hello = match opened.map_err(|late| by.missed(late))? {
+        let hello = match self.open_hello(packet, &by).await? {
             Ok(hello) => hello,
             Err(error) => {
                 let _over = self.hear_out(&mut Heard { bytes: 0, by }).await;
@@ -181,8 +189,11 @@ impl<S: Transport> Connection<S> {
             let (message, heard) = self.read_message(&mut channel).await?;
             let step = session.receive(message, || self.shared.around.random());
             session = self.carry_out(step, heard, &mut channel).await?;
-            if self.story.member.is_none() {
-                self.story.member = session.member().cloned();
+            if self.story.member.is_none()
+                && let Some(member) = session.member()
+            {
+                self.story.member = Some(Arc::clone(member));
+                self.shared.pool.proven(self.from);
             }
         }
     }
@@ -285,6 +296,24 @@ impl<S: Transport> Connection<S> {
             }
         }
         if packet.len() == wanted { Ok(packet) } else { Err(HelloError.into()) }
+    }
+
+    /// Has a hello opened when it is its turn. Who hangs up meanwhile, or sends more, gives it up.
+    async fn open_hello(
+        &mut self,
+        packet: Vec<u8>,
+        by: &Deadline,
+    ) -> Result<Result<Hello, HelloError>, Closed> {
+        let shared = Arc::clone(&self.shared);
+        let mut more = Vec::new();
+        tokio::select! {
+            biased;
+            opened = shared.pool.open(self.from, packet) => Ok(opened),
+            read = self.read_at_most(1, &mut more, by) => match read? {
+                0 => Err(hung_up(false)),
+                _ => Ok(Err(HelloError)),
+            },
+        }
     }
 
     /// The next message, whole, and what has been heard until then.

@@ -22,6 +22,8 @@ const CLIENTS: usize = 32;
 /// Shorter than by default, so that many samples fit into a minute.
 const CONFIG: &str = "
     [connections]
+    unproven-hellos-per-second = 1000000
+    unproven-hellos-burst = 1000000
     hello-ms = 300
     message-ms = 300
     idle-ms = 2000

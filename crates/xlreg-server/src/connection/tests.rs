@@ -3,6 +3,7 @@
 //! Hellos are opened on threads, of which paused time knows nothing: it would run away while one is
 //! waited for. So hellos are said while time runs, and it is paused once all have been.
 
+use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 use tokio::io::{DuplexStream, duplex};
@@ -16,6 +17,7 @@ use xlreg_proto::message::{Claim, Request};
 use xlreg_store::LocalEngine;
 
 use super::*;
+use crate::rates::Rate;
 
 const DIALECTS: [Dialect; 2] = [Dialect::V1_8, Dialect::V1_9];
 
@@ -26,6 +28,7 @@ const WIDE: usize = 64 * 1024;
 const BOUNDS: Connections = Connections {
     max: 1,
     max_per_address: 1,
+    unproven_hellos: Rate { per_second: 1, burst: 64 },
     hello: Duration::from_secs(3),
     message: Duration::from_secs(4),
     idle: Duration::from_secs(20),
@@ -34,6 +37,9 @@ const BOUNDS: Connections = Connections {
     hold: Duration::from_secs(2),
     drain: Duration::from_secs(5),
 };
+
+/// Where clients come from.
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// The registry's key, and every member's: what tells members apart here is their IDs.
 fn key() -> &'static Arc<PrivateKey> {
@@ -77,7 +83,7 @@ impl Host {
         });
         Self(Arc::new(Shared {
             engine: Arc::new(LocalEngine::in_memory(Limits::default())),
-            pool: Pool::start(key()).unwrap(),
+            pool: Pool::start(key(), bounds.unproven_hellos).unwrap(),
             identity: Arc::new(Identity { version: Version::CURRENT, entry }),
             hello_bytes: key().block_bytes(),
             bounds,
@@ -99,7 +105,7 @@ impl Host {
         then: Instant,
     ) -> (DuplexStream, JoinHandle<(Story, Closed)>) {
         let (near, far) = duplex(bytes);
-        let connection = Connection::new(far, start, Arc::clone(&self.0), then);
+        let connection = Connection::new(far, start, Arc::clone(&self.0), HERE, then);
         (near, tokio::spawn(connection.run()))
     }
 
@@ -595,7 +601,7 @@ async fn a_hello_in_a_flood_of_hellos_is_given_up_at_its_deadline() {
     let packet = hello(Dialect::V1_9).1;
     for _ in 0..50 {
         let (shared, packet) = (Arc::clone(&host.0), packet.clone());
-        tokio::spawn(async move { shared.pool.open(packet).await });
+        tokio::spawn(async move { shared.pool.open(HERE, packet).await });
     }
     let (mut stream, server) = host.accept(WIDE);
     stream.write_all(&packet).await.unwrap();
