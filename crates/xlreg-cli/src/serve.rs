@@ -49,7 +49,10 @@ const OTHER_DESCRIPTORS: u64 = 64;
   xlreg serve --data /var/lib/xlreg --listen 0.0.0.0:56789 --advertise registry.example.org
   xlreg serve --ephemeral --listen 127.0.0.1:0
 
-It prints one line when it is ready. SIGTERM and SIGINT stop it in good order, a second one at once.")]
+It prints one line when it is ready. SIGTERM and SIGINT stop it in good order, a second one at once.
+
+Limits, such as connections.max-per-address and connections.unproven-hellos-per-second, are set in the
+file of --config; docs/operations/running.md lists them with their defaults.")]
 pub(crate) struct Args {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:56789]
     #[arg(long, value_name = "HOST:PORT", value_parser = listen_address, env = "XLREG_LISTEN")]
@@ -412,8 +415,8 @@ fn connections_possible(wanted: usize) -> usize {
 
 /// Reports what the server did, and ends with an error if its store failed.
 fn finish(report: &Report) -> anyhow::Result<Code> {
-    let Report { accepted, turned_away, completed, aborted, failure } = report;
-    info!(accepted, turned_away, completed, aborted, "stopped");
+    let Report { accepted, turned_away, completed, opened, aborted, failure } = report;
+    info!(accepted, turned_away, completed, opened, aborted, "stopped");
     match failure {
         None => Ok(Code::Done),
         Some(failure) => {

@@ -181,7 +181,14 @@ impl Opener {
     /// Whether bytes have arrived that are not part of a message already returned.
     #[must_use]
     pub fn is_partial(&self) -> bool {
-        !self.sealed.is_empty() || (self.dialect == Dialect::V1_9 && self.chain.is_some())
+        self.partial_bytes() > 0
+    }
+
+    /// How many such bytes there are.
+    #[must_use]
+    pub fn partial_bytes(&self) -> usize {
+        let iv = self.dialect == Dialect::V1_9 && self.chain.is_some();
+        self.sealed.len() + if iv { BLOCK_BYTES } else { 0 }
     }
 
     /// The next message, if it has arrived whole.

@@ -67,6 +67,9 @@ pub enum Step {
     Show(Showing),
     /// Send the reply, and close.
     End(Reply, End),
+    /// Send nothing, and close when the time for the message is over: it must look like one that
+    /// never came to its end, or whoever alters messages on their way learns what became of them.
+    Silence(End),
 }
 
 /// How a session ended.
@@ -139,7 +142,7 @@ impl Session {
     pub fn receive(self, message: XlRegMsg, fresh: impl FnOnce() -> [u8; 20]) -> Step {
         match Request::decode(message) {
             Ok(request) => self.step(request, fresh),
-            Err(error) => Step::End(Reply::from(&error), error.into()),
+            Err(error) => Step::bad_message(error),
         }
     }
 
@@ -158,7 +161,7 @@ impl Session {
             }
             (State::Anonymous, Request::Member(claim)) => match claim.prove() {
                 Ok(proven) => stay(State::Anonymous).register(proven, fresh()),
-                Err(bad) => Step::End(Reply::Error(bad.to_string()), bad.into()),
+                Err(bad) => Step::Silence(bad.into()),
             },
             (State::Known { member }, Request::Create { name, attrs, size, endpoint_count }) => {
                 let fresh = ClusterId::from_bytes(fresh());
@@ -204,7 +207,7 @@ impl Session {
 
     fn join(self, member: Arc<Member>, cluster: Option<ClusterKey>) -> Step {
         let Some(cluster) = cluster else {
-            return Step::no_cluster();
+            return Step::bad_message(MessageError::NoCluster);
         };
         let command = Command::Join { cluster, member, admission: Admission::OldWire };
         Step::Apply(Applying { session: self, pending: Pending::Joining }, Box::new(command))
@@ -213,14 +216,21 @@ impl Session {
     fn show(self, cluster: Option<ClusterKey>, which: Option<u64>) -> Step {
         match cluster {
             Some(cluster) => Step::Show(Showing { session: self, cluster, which }),
-            None => Step::no_cluster(),
+            None => Step::bad_message(MessageError::NoCluster),
         }
     }
 }
 
 impl Step {
-    fn no_cluster() -> Self {
-        Self::End(Reply::from(&MessageError::NoCluster), MessageError::NoCluster.into())
+    /// Whoever sends a message that deployed clients know a text for is told so. All others are
+    /// ended like rubbish, and so is a wrong signature.
+    fn bad_message(error: MessageError) -> Self {
+        match error {
+            MessageError::Tag { .. } | MessageError::Direction { .. } | MessageError::NoCluster => {
+                Self::End(Reply::from(&error), error.into())
+            }
+            _ => Self::Silence(error.into()),
+        }
     }
 
     fn out_of_turn(state: &State, got: &Request) -> Self {

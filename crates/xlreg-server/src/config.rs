@@ -140,11 +140,17 @@ pub struct Connections {
     /// Connections at once from one IP address. Beyond it new ones are closed at once, so one
     /// machine can't take all the room.
     pub max_per_address: usize,
+    /// Hellos of the old wire, from one IP address, that are opened without their clients' proving
+    /// who they are. Beyond it they wait, until their deadline at most: each costs an RSA private
+    /// operation. So it is also how many clients of one address may be between hello and proof.
+    pub unproven_hellos: Rate,
     /// From accepting a connection to its hello, whole and opened: in a flood of hellos, those that
-    /// wait for longer are not worth the work any more.
+    /// wait for longer are not worth the work any more. One that does not open is listened to for as
+    /// long.
     pub hello: Duration,
     /// From the first byte of a message to its last. On this wire, rubbish can't be told from a
-    /// message still under way, so this is also how long rubbish is listened to.
+    /// message still under way, so this is also how long rubbish is listened to, and all else that
+    /// must look like it.
     pub message: Duration,
     /// From an answer to the first byte of the next request.
     pub idle: Duration,
@@ -165,6 +171,7 @@ impl Default for Connections {
         Self {
             max: 16_384,
             max_per_address: 4_096,
+            unproven_hellos: Rate { per_second: 1, burst: 64 },
             hello: Duration::from_secs(5),
             message: Duration::from_secs(5),
             idle: Duration::from_secs(30),
@@ -260,6 +267,8 @@ pub struct FileLimits {
 pub struct FileConnections {
     max: Option<usize>,
     max_per_address: Option<usize>,
+    unproven_hellos_per_second: Option<u32>,
+    unproven_hellos_burst: Option<u32>,
     hello_ms: Option<u64>,
     message_ms: Option<u64>,
     idle_ms: Option<u64>,
@@ -373,6 +382,18 @@ impl Config {
                     times.max_per_address,
                     bounds.max_per_address,
                 )?,
+                unproven_hellos: Rate {
+                    per_second: small(
+                        "connections.unproven-hellos-per-second",
+                        times.unproven_hellos_per_second,
+                        bounds.unproven_hellos.per_second,
+                    )?,
+                    burst: small(
+                        "connections.unproven-hellos-burst",
+                        times.unproven_hellos_burst,
+                        bounds.unproven_hellos.burst,
+                    )?,
+                },
                 hello: time("connections.hello-ms", times.hello_ms, bounds.hello)?,
                 message: time("connections.message-ms", times.message_ms, bounds.message)?,
                 idle: time("connections.idle-ms", times.idle_ms, bounds.idle)?,
@@ -538,6 +559,8 @@ mod tests {
             [connections]
             max = 4
             max-per-address = 5
+            unproven-hellos-per-second = 61
+            unproven-hellos-burst = 62
             hello-ms = 6
             message-ms = 7
             idle-ms = 8
@@ -587,6 +610,7 @@ mod tests {
             connections: Connections {
                 max: 4,
                 max_per_address: 5,
+                unproven_hellos: Rate { per_second: 61, burst: 62 },
                 hello: ms(6),
                 message: ms(7),
                 idle: ms(8),
@@ -633,6 +657,7 @@ mod tests {
             "[connections]\nmax = -1",
             "[connections]\nmax = 0",
             "[connections]\nhello-ms = 0",
+            "[connections]\nunproven-hellos-burst = 0",
             "[connections]\nhold-ms = 10001",
             "[limits]\nnodes-max = 0",
             "[limits]\nrooms = 1",

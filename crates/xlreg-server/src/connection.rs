@@ -1,5 +1,6 @@
 //! One client, from its hello to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,11 @@ use socket2::SockRef;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, error::Elapsed, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use xlreg_core::{Cluster, Member, Outcome, Refusal};
-use xlreg_proto::channel::{Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
-use xlreg_proto::hello::{HelloError, Secrets};
+use xlreg_proto::channel::{BLOCK_BYTES, Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
+use xlreg_proto::hello::{Hello, HelloError, Secrets};
 use xlreg_proto::keys::random;
 use xlreg_proto::message::Reply;
 use xlreg_proto::session::{End, Identity, Session, Showing, Step};
@@ -24,6 +25,10 @@ use crate::surroundings::Surroundings;
 
 /// Bytes read at once. Requests of deployed clients fit; larger ones take several reads.
 const READ_BYTES: usize = 2 * 1024;
+
+/// Bytes of a message that are heard, whatever becomes of it: the longest there may be, an IV, and
+/// enough to show that it is longer. The rest stays unread, since a close looks different by that.
+const HEARD_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 2 * BLOCK_BYTES;
 
 /// What all connections of a server share.
 pub(crate) struct Shared {
@@ -121,6 +126,8 @@ pub(crate) struct Connection<S> {
     /// What has been read of its hello already.
     start: Vec<u8>,
     shared: Arc<Shared>,
+    /// What counts as its client's address.
+    from: IpAddr,
     accepted: Instant,
     /// When the session as a whole must be over.
     end: Instant,
@@ -129,9 +136,15 @@ pub(crate) struct Connection<S> {
 
 impl<S: Transport> Connection<S> {
     /// A connection that was accepted then, and whose first bytes are `start`.
-    pub(crate) fn new(stream: S, start: Vec<u8>, shared: Arc<Shared>, accepted: Instant) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        start: Vec<u8>,
+        shared: Arc<Shared>,
+        from: IpAddr,
+        accepted: Instant,
+    ) -> Self {
         let end = accepted + shared.bounds.session;
-        Self { stream, start, shared, accepted, end, story: Story::default() }
+        Self { stream, start, shared, from, accepted, end, story: Story::default() }
     }
 
     /// Serves the client until one of us has had enough.
@@ -152,8 +165,13 @@ impl<S: Transport> Connection<S> {
         let by = Deadline { at: self.accepted + hello, waited_for: "hello", allowed: hello };
         let packet = self.read_hello(&by).await?;
         let by = Deadline { waited_for: "turn to open the hello", ..by };
-        let opened = timeout_at(by.at, self.shared.pool.open(packet)).await;
-        let hello = opened.map_err(|late| by.missed(late))??;
+        let hello = match self.open_hello(packet, &by).await? {
+            Ok(hello) => hello,
+            Err(error) => {
+                let _over = self.hear_out(&mut Heard { bytes: 0, by }).await;
+                return Err(error.into());
+            }
+        };
         self.story.dialect = Some(hello.dialect());
         let secrets = Secrets::from_random(random());
         let (reply, channel) = hello.accept(self.shared.identity.version, &secrets);
@@ -168,19 +186,23 @@ impl<S: Transport> Connection<S> {
     ) -> Result<std::convert::Infallible, Closed> {
         let mut session = Session::new(Arc::clone(&self.shared.identity));
         loop {
-            let message = self.read_message(&mut channel).await?;
+            let (message, heard) = self.read_message(&mut channel).await?;
             let step = session.receive(message, || self.shared.around.random());
-            session = self.carry_out(step, &mut channel).await?;
-            if self.story.member.is_none() {
-                self.story.member = session.member().cloned();
+            session = self.carry_out(step, heard, &mut channel).await?;
+            if self.story.member.is_none()
+                && let Some(member) = session.member()
+            {
+                self.story.member = Some(Arc::clone(member));
+                self.shared.pool.proven(self.from);
             }
         }
     }
 
-    /// Does what a request leads to, and sends the reply.
+    /// Does what a request that was heard leads to, and sends the reply.
     async fn carry_out(
         &mut self,
         mut step: Step,
+        heard: Heard,
         channel: &mut Channel,
     ) -> Result<Session, Closed> {
         loop {
@@ -193,6 +215,9 @@ impl<S: Transport> Connection<S> {
                     self.stream.expect_close();
                     self.send(&reply, channel).await?;
                     return Err(Closed::Ended(end));
+                }
+                Step::Silence(end) => {
+                    return Err(self.stay_silent(heard, Closed::Ended(end)).await);
                 }
                 Step::Apply(applying, command) => {
                     let applied = self.shared.engine.apply(*command);
@@ -257,49 +282,118 @@ impl<S: Transport> Connection<S> {
         })
     }
 
-    /// Exactly one block. Whoever sends more does not wait for the answer, as every client must.
+    /// Exactly one block. Whoever sends more does not wait for the answer, as every client must, and
+    /// may know at once that it is none.
     async fn read_hello(&mut self, by: &Deadline) -> Result<Vec<u8>, Closed> {
         let wanted = self.shared.hello_bytes;
         let mut packet = std::mem::take(&mut self.start);
         while packet.len() < wanted {
             // Room for one byte too many shows whether there is one.
-            packet.reserve_exact(wanted + 1 - packet.len());
-            if self.read(&mut packet, by).await? == 0 {
+            let room = wanted + 1 - packet.len();
+            packet.reserve_exact(room);
+            if self.read_at_most(room, &mut packet, by).await? == 0 {
                 return Err(hung_up(packet.is_empty()));
             }
         }
         if packet.len() == wanted { Ok(packet) } else { Err(HelloError.into()) }
     }
 
-    /// The next message, whole.
-    async fn read_message(&mut self, channel: &mut Channel) -> Result<XlRegMsg, Closed> {
-        let mut by = self.deadline("request", self.shared.bounds.idle);
-        let mut buffer = Vec::new();
-        let mut begun = false;
-        loop {
-            if let Some(message) = channel.opener.next_message()? {
-                return Ok(message);
-            }
-            if channel.opener.is_partial() && !begun {
-                begun = true;
-                by = self.deadline("whole message", self.shared.bounds.message);
-            }
-            buffer.clear();
-            buffer.reserve_exact(READ_BYTES);
-            if self.read(&mut buffer, &by).await? == 0 {
-                return Err(hung_up(!channel.opener.is_partial()));
-            }
-            channel.opener.push(&buffer);
+    /// Has a hello opened when it is its turn. Who hangs up meanwhile, or sends more, gives it up.
+    async fn open_hello(
+        &mut self,
+        packet: Vec<u8>,
+        by: &Deadline,
+    ) -> Result<Result<Hello, HelloError>, Closed> {
+        let shared = Arc::clone(&self.shared);
+        let mut more = Vec::new();
+        tokio::select! {
+            biased;
+            opened = shared.pool.open(self.from, packet) => Ok(opened),
+            read = self.read_at_most(1, &mut more, by) => match read? {
+                0 => Err(hung_up(false)),
+                _ => Ok(Err(HelloError)),
+            },
         }
     }
 
-    /// Appends what has come, at most the buffer's spare room; 0 if nothing ever will.
-    async fn read(&mut self, buffer: &mut Vec<u8>, by: &Deadline) -> Result<usize, Closed> {
+    /// The next message, whole, and what has been heard until then.
+    async fn read_message(&mut self, channel: &mut Channel) -> Result<(XlRegMsg, Heard), Closed> {
+        let opener = &mut channel.opener;
+        let by = self.deadline("request", self.shared.bounds.idle);
+        let mut heard = Heard { bytes: opener.partial_bytes(), by };
+        let mut buffer = Vec::new();
+        let mut begun = false;
+        loop {
+            if heard.bytes > 0 && !begun {
+                begun = true;
+                heard.by = self.deadline("whole message", self.shared.bounds.message);
+            }
+            match opener.next_message() {
+                Ok(Some(message)) => return Ok((message, heard)),
+                Ok(None) => {}
+                Err(too_long) => return Err(self.stay_silent(heard, too_long.into()).await),
+            }
+            match self.hear(&mut buffer, &mut heard).await? {
+                0 if begun => return Err(self.stay_silent(heard, hung_up(false)).await),
+                0 => return Err(hung_up(true)),
+                _ => opener.push(&buffer),
+            }
+        }
+    }
+
+    /// What comes next of a message, in place of what is in the buffer; 0 if nothing ever will.
+    async fn hear(&mut self, buffer: &mut Vec<u8>, heard: &mut Heard) -> Result<usize, Closed> {
+        let room = READ_BYTES.min(HEARD_BYTES_MAX.saturating_sub(heard.bytes));
+        buffer.clear();
+        buffer.reserve_exact(room);
+        let read = self.read_at_most(room, buffer, &heard.by).await?;
+        heard.bytes += read;
+        Ok(read)
+    }
+
+    /// Hears what still comes and says nothing, until there is no more, or the time is over.
+    async fn hear_out(&mut self, heard: &mut Heard) -> Result<(), Closed> {
+        let mut unheeded = Vec::new();
+        while heard.bytes < HEARD_BYTES_MAX {
+            if self.hear(&mut unheeded, heard).await? == 0 {
+                return Ok(());
+            }
+        }
+        self.wait_out(heard).await;
+        Ok(())
+    }
+
+    /// Ends a session in which a message can't be answered so that it does not show what was wrong
+    /// with it, nor when that was found: at the message's deadline, with as much of it unread, even
+    /// if the client has hung up meanwhile.
+    async fn stay_silent(&mut self, mut heard: Heard, closed: Closed) -> Closed {
+        if self.hear_out(&mut heard).await.is_ok() {
+            self.wait_out(&heard).await;
+        }
+        closed
+    }
+
+    async fn wait_out(&self, heard: &Heard) {
+        tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => {}
+            () = sleep_until(heard.by.at) => {}
+        }
+    }
+
+    /// Appends what has come, at most `room` bytes; 0 if nothing ever will.
+    async fn read_at_most(
+        &mut self,
+        room: usize,
+        buffer: &mut Vec<u8>,
+        by: &Deadline,
+    ) -> Result<usize, Closed> {
+        let mut stream = (&mut self.stream).take(room as u64);
         tokio::select! {
             biased;
             // Between requests, and amid one that has not been understood, nothing is lost.
             () = self.shared.stop.cancelled() => Err(Closed::Stopping),
-            read = timeout_at(by.at, self.stream.read_buf(buffer)) => {
+            read = timeout_at(by.at, stream.read_buf(buffer)) => {
                 read.map_err(|late| by.missed(late))?.map_err(Closed::Broken)
             }
         }
@@ -331,6 +425,12 @@ impl<S: Transport> Connection<S> {
             Deadline { at: self.end, waited_for: "end of the session", allowed }
         }
     }
+}
+
+/// What has been heard of a message or hello, and by when all of it must have been.
+struct Heard {
+    bytes: usize,
+    by: Deadline,
 }
 
 /// By when something must have happened, and what.

@@ -18,7 +18,8 @@
 //! | `surroundings` | chance and tasks, which a simulation brings itself |
 //! | `simulation` | with the feature of that name, for `xlreg-sim`: serving without sockets |
 //! | `rates`, `tally` | how often, and how much at once |
-//! | [`pool`] | the threads that open hellos, and the bound on that work |
+//! | [`pool`] | the threads that open hellos |
+//! | `turns` | whose hello is opened next, and the bound on that work |
 //!
 //! Invariants: an answer to a command goes out only after the engine has answered it. Whatever
 //! waits, waits under a deadline; whatever queues, queues up to a bound. No RSA private operation
@@ -46,6 +47,7 @@ mod service;
 pub mod simulation;
 mod surroundings;
 mod tally;
+mod turns;
 mod watching;
 
 pub use config::Config;

@@ -80,6 +80,8 @@ pub struct Report {
     pub turned_away: u64,
     /// Sessions that ended with Bye.
     pub completed: u64,
+    /// Hellos of the old wire that cost an RSA operation, whether or not they did open.
+    pub opened: u64,
     /// Sessions cut off because they had not ended when the drain did.
     pub aborted: u64,
     /// Why the store could not go on, if it could not.
@@ -145,7 +147,7 @@ impl Server {
         });
         let shared = Shared {
             engine,
-            pool: Pool::start(&keys.comms)?,
+            pool: Pool::start(&keys.comms, config.connections.unproven_hellos)?,
             identity,
             hello_bytes: keys.comms.block_bytes(),
             bounds: config.connections,
@@ -189,6 +191,7 @@ impl Server {
             accepted: counters.accepted.load(Ordering::Relaxed),
             turned_away: counters.turned_away.load(Ordering::Relaxed),
             completed: counters.completed.load(Ordering::Relaxed),
+            opened: shared.pool.opened(),
             aborted,
             failure: failure.or(closed.err()),
         }
@@ -271,7 +274,8 @@ impl Guest {
             }
             Ok((_, start)) if self.front.shared.legacy => {
                 let shared = Arc::clone(&self.shared);
-                let connection = Connection::new(stream, start, shared, accepted);
+                let from = site(peer.ip());
+                let connection = Connection::new(stream, start, shared, from, accepted);
                 let (story, closed) = Box::pin(connection.run()).await;
                 tell(number, peer, &story, &closed);
                 matches!(closed, Closed::Ended(End::Bye))

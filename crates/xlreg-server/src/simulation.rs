@@ -79,7 +79,7 @@ impl Site {
         let around = Surroundings::new(fill, spawn);
         let old = connection::Shared {
             engine: Arc::clone(&engine),
-            pool: Pool::none(),
+            pool: Pool::idle(connections.unproven_hellos),
             identity: Arc::clone(&identity),
             hello_bytes: 0,
             bounds: connections,
@@ -117,7 +117,13 @@ impl Site {
         stream: DuplexStream,
         channel: Channel,
     ) -> impl Future<Output = ()> + Send + use<> {
-        let connection = Connection::new(stream, Vec::new(), Arc::clone(&self.old), Instant::now());
+        let connection = Connection::new(
+            stream,
+            Vec::new(),
+            Arc::clone(&self.old),
+            Ipv4Addr::LOCALHOST.into(),
+            Instant::now(),
+        );
         async move {
             let _told = connection.run_session(channel).await;
         }

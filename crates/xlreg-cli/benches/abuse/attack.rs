@@ -2,12 +2,15 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
+use xlreg::{Credentials, Dialect, Version};
+use xlreg_proto::hello::{ClientHello, Secrets};
 use xlreg_proto::keys::random;
 
 /// Loopback addresses that attackers come from.
@@ -46,10 +49,23 @@ enum Kind {
 
 static OPEN: AtomicUsize = AtomicUsize::new(0);
 
-/// `--attack ADDRESS IDLE SLOW GARBAGE PAUSE_MS`. Tells each tenth of a second how many connections are open.
+/// What an attacker knows.
+struct Target {
+    address: SocketAddr,
+    /// A hello that is in order. It may be said any number of times.
+    hello: Vec<u8>,
+}
+
+/// `--attack CREDENTIALS IDLE SLOW GARBAGE PAUSE_MS`. Tells each tenth of a second how many
+/// connections are open.
 pub(crate) fn main() {
     let args: Vec<String> = std::env::args().skip(2).collect();
-    let address: SocketAddr = args[0].parse().unwrap();
+    let credentials = Credentials::parse(&std::fs::read_to_string(&args[0]).unwrap()).unwrap();
+    let secrets = Secrets::from_random(random());
+    let key = &credentials.comms_key;
+    let (_, hello) = ClientHello::new(Dialect::V1_9, key, Version::CURRENT, secrets).unwrap();
+    let address = credentials.endpoints[0].as_str().parse().unwrap();
+    let target = Arc::new(Target { address, hello });
     let [idle, slow, garbage, pause] = [1, 2, 3, 4].map(|place| args[place].parse().unwrap());
     let pause = Duration::from_millis(pause as u64);
     let all = Attackers { idle, slow, garbage, pause };
@@ -61,7 +77,7 @@ pub(crate) fn main() {
             _ => Kind::Garbage,
         };
         let begin = RAMP.mul_f64(number as f64 / all.all() as f64);
-        runtime.spawn(attack(number, kind, address, [begin, all.pause]));
+        runtime.spawn(attack(number, kind, Arc::clone(&target), [begin, all.pause]));
     }
     runtime.spawn(async {
         loop {
@@ -78,15 +94,15 @@ pub(crate) fn main() {
 }
 
 /// Whoever is cut off comes again.
-async fn attack(number: usize, kind: Kind, address: SocketAddr, [begin, pause]: [Duration; 2]) {
+async fn attack(number: usize, kind: Kind, target: Arc<Target>, [begin, pause]: [Duration; 2]) {
     sleep(begin).await;
     loop {
-        let Ok(stream) = connect(number, address).await else {
+        let Ok(stream) = connect(number, target.address).await else {
             sleep(BEAT).await;
             continue;
         };
         OPEN.fetch_add(1, Ordering::Relaxed);
-        annoy(stream, number, kind).await;
+        annoy(stream, number, kind, &target.hello).await;
         OPEN.fetch_sub(1, Ordering::Relaxed);
         sleep(pause).await;
     }
@@ -100,7 +116,7 @@ async fn connect(number: usize, address: SocketAddr) -> std::io::Result<TcpStrea
 }
 
 /// Until the server has had enough.
-async fn annoy(mut stream: TcpStream, number: usize, kind: Kind) {
+async fn annoy(mut stream: TcpStream, number: usize, kind: Kind, hello: &[u8]) {
     match kind {
         Kind::Idle => {}
         Kind::Slow => {
@@ -117,10 +133,16 @@ async fn annoy(mut stream: TcpStream, number: usize, kind: Kind) {
         }
         Kind::Garbage => {
             let mut rubbish: Vec<u8> = random::<256>().to_vec();
-            match number % 3 {
+            match number % 6 {
                 // A hello that does not open: an RSA operation each.
                 0 => rubbish[0] = 0,
-                1 => rubbish = [&TLS_START[..], &rubbish, &rubbish].concat(),
+                // One that does, with nothing after it: another. It does not stay for the deadline.
+                3 => {
+                    let _refused = stream.write_all(hello).await;
+                    let _answer = stream.read(&mut [0; 64]).await;
+                    return;
+                }
+                1 | 4 => rubbish = [&TLS_START[..], &rubbish, &rubbish].concat(),
                 _ => rubbish = rubbish.repeat(64),
             }
             let _refused = stream.write_all(&rubbish).await;

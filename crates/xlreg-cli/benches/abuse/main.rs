@@ -13,8 +13,9 @@
 //!
 //! The attackers are a process of their own, at some hundred loopback addresses; whoever is cut off comes
 //! again. Honest members join over both doors before, meanwhile and after. It fails if one of them is
-//! refused or has no answer, if the server ends, or if its memory or descriptors have no bound or do not come
-//! back. How long a join takes is told, beside the quiet figures of the same run, and not judged.
+//! refused or has no answer, if failures at the old door are answered, or clearly told apart by their
+//! time, if the server ends, or if its memory or descriptors have no bound or do not come back. How
+//! long a join takes is told, beside the quiet figures of the same run, and not judged.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -29,6 +30,7 @@ mod server;
 mod timing;
 
 use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -122,7 +124,7 @@ fn abuse(options: &Options) {
     gauges.push(Gauge::of(&server, "quiet, joins", 0));
 
     let wanted = options.attackers.all();
-    let attack = Attack::start(&options.attackers, &server.address);
+    let attack = Attack::start(&options.attackers, &server.file);
     attack.until_open((wanted as f64 * ENOUGH) as usize);
     let span = options.soak.unwrap_or(options.span);
     let (abused, mut meanwhile) = thread::scope(|scope| {
@@ -163,20 +165,24 @@ struct Gauge {
     attackers: usize,
     memory: f64,
     descriptors: usize,
+    rsa: f64,
 }
 
 impl Gauge {
     fn of(server: &Server, when: &str, attackers: usize) -> Self {
         let (memory, descriptors) = (server.memory(), server.descriptors());
-        Self { when: when.to_owned(), attackers, memory, descriptors }
+        Self { when: when.to_owned(), attackers, memory, descriptors, rsa: server.rsa() }
     }
 
     /// Prints them, and sees to it that they have bounds.
     fn tell(gauges: &[Self], attackers: usize) {
-        println!("{:<16} {:>10} {:>12} {:>12}", "", "attackers", "memory MiB", "descriptors");
-        for Self { when, attackers, memory, descriptors } in gauges {
+        println!(
+            "{:<16} {:>10} {:>12} {:>12} {:>12}",
+            "", "attackers", "memory MiB", "descriptors", "RSA, core s"
+        );
+        for Self { when, attackers, memory, descriptors, rsa } in gauges {
             let memory = memory / 1024.0 / 1024.0;
-            println!("{when:<16} {attackers:>10} {memory:>12.1} {descriptors:>12}");
+            println!("{when:<16} {attackers:>10} {memory:>12.1} {descriptors:>12} {rsa:>12.2}");
         }
         let most = gauges.iter().map(|gauge| gauge.memory).fold(0.0, f64::max) - gauges[0].memory;
         let allowed = attackers as f64 * CONNECTION_BYTES_MAX + SPARE_BYTES;
@@ -191,11 +197,12 @@ struct Attack {
 }
 
 impl Attack {
-    fn start(attackers: &Attackers, address: &str) -> Self {
+    fn start(attackers: &Attackers, credentials: &Path) -> Self {
         let Attackers { idle, slow, garbage, pause } = attackers;
         let pause = pause.as_millis() as usize;
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--attack", address])
+            .arg("--attack")
+            .arg(credentials)
             .args([idle, slow, garbage, &pause].map(ToString::to_string))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,7 +1,7 @@
 //! The binary as a user runs it, with its defaults.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -11,7 +11,8 @@ use xlreg::Credentials;
 /// A server that is ready; killed when dropped.
 pub(crate) struct Server {
     child: Child,
-    pub(crate) address: String,
+    /// Where its credentials are.
+    pub(crate) file: PathBuf,
     pub(crate) credentials: Credentials,
 }
 
@@ -33,15 +34,28 @@ impl Server {
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(ready.contains("ready"), "{ready:?}");
-        let text = std::fs::read_to_string(data.join("regCred.dat")).unwrap();
-        let credentials = Credentials::parse(&text).unwrap();
-        Self { child, address: credentials.endpoints[0].to_string(), credentials }
+        let file = data.join("regCred.dat");
+        let text = std::fs::read_to_string(&file).unwrap();
+        Self { child, file, credentials: Credentials::parse(&text).unwrap() }
     }
 
     /// Resident memory in bytes.
     pub(crate) fn memory(&self) -> f64 {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
         statm.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
+    }
+
+    /// Seconds of a core that the threads which open hellos have taken so far.
+    pub(crate) fn rsa(&self) -> f64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |dir: PathBuf| {
+            if !std::fs::read_to_string(dir.join("comm")).unwrap().starts_with("xlreg-rsa") {
+                return 0.0;
+            }
+            let schedstat = std::fs::read_to_string(dir.join("schedstat")).unwrap();
+            schedstat.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
+        };
+        threads.map(|thread| of_thread(thread.unwrap().path())).sum()
     }
 
     /// Open files and connections.

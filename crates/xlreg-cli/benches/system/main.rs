@@ -128,6 +128,8 @@ fn generous(data: &Path) -> PathBuf {
         ids-per-key-max = 1000000
         [connections]
         max-per-address = 16384
+        unproven-hellos-per-second = 1000000
+        unproven-hellos-burst = 1000000
         [modern]
         connections-per-key-max = 16384
         watches-per-key-max = 16384

@@ -77,6 +77,7 @@ impl World {
         match step {
             Step::Reply(session, reply) => (Some(session), reply, String::new()),
             Step::End(reply, end) => (None, reply, end.to_string()),
+            Step::Silence(end) => panic!("no answer: {end}"),
             Step::Apply(applying, command) => {
                 let result = self.run(&command);
                 self.settle(applying.applied(result))
@@ -245,9 +246,11 @@ fn every_bad_message_has_its_answer() {
         change(&mut msg);
         let mut world = World::new();
         let state = if base.op == good.op { "anonymous" } else { "known" };
-        let step = world.session_in(state).receive(msg, || [77; 20]);
-        let (_, reply, _) = world.settle(step);
-        writeln!(table, "{label:<36} {}", summary(&reply)).unwrap();
+        let answer = match world.session_in(state).receive(msg, || [77; 20]) {
+            Step::Silence(end) => format!("nothing until the deadline, then close   [log: {end}]"),
+            step => summary(&world.settle(step).1),
+        };
+        writeln!(table, "{label:<36} {answer}").unwrap();
     }
     insta::assert_snapshot!(table);
 }

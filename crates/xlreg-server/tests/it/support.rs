@@ -1,11 +1,11 @@
 //! A server on a port of its own, and clients that speak the bare protocol to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use xlreg_core::cluster::NewCluster;
@@ -113,7 +113,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, dialect: Dialect) -> Self {
-        let (mut stream, hello) = Self::knock(address, dialect).await;
+        let (stream, hello) = Self::knock(address, dialect).await;
+        Self::answered(stream, hello).await
+    }
+
+    /// One that has knocked and is let in.
+    pub(crate) async fn answered(mut stream: TcpStream, hello: ClientHello) -> Self {
         let mut reply = vec![0; hello.reply_bytes()];
         stream.read_exact(&mut reply).await.unwrap();
         Self { stream, channel: hello.finish(&reply).unwrap().0 }
@@ -129,10 +134,21 @@ impl Client {
 
     /// Connects and says hello, whether or not anybody listens.
     pub(crate) async fn knock(address: SocketAddr, dialect: Dialect) -> (TcpStream, ClientHello) {
+        Self::knock_from(Ipv4Addr::LOCALHOST, address, dialect).await
+    }
+
+    /// The same from that loopback address.
+    pub(crate) async fn knock_from(
+        own: Ipv4Addr,
+        address: SocketAddr,
+        dialect: Dialect,
+    ) -> (TcpStream, ClientHello) {
         let secrets = Secrets::from_random(random());
         let (hello, packet) =
             ClientHello::new(dialect, key().public(), Version::CURRENT, secrets).unwrap();
-        let mut stream = TcpStream::connect(address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((own, 0).into()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
         stream.write_all(&packet).await.unwrap();
         (stream, hello)
     }
