@@ -160,11 +160,7 @@ impl ExportArgs {
         }
         let kept = Roster::kept(identity.dir().unwrap_or(Path::new("."))).await;
         let roster = kept.map_err(|error| not_kept(&error))?;
-        let is_meant = match &self.cluster {
-            ClusterKey::Name(name) => roster.name.as_ref() == Some(name),
-            ClusterKey::Id(id) => roster.id == *id,
-        };
-        if is_meant {
+        if roster.is_of(&self.cluster) {
             return Ok(roster);
         }
         let message = format!(
