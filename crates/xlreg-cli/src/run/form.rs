@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use xlreg::portable::{self, RosterCa};
 use xlreg::{
-    Credentials, Durability, Error, Identity, Name, Portable, PrivateKey, Reason, Registry, Roster,
-    Seat,
+    ClusterKey, Credentials, Durability, Error, Identity, Name, Portable, PrivateKey, Reason,
+    Registry, Roster, Seat, Wire,
 };
 use xlreg_core::Refusal;
 use xlreg_core::limits::Limits;
@@ -33,6 +33,7 @@ use super::view::{Inside, Tunnelled};
 use super::{Address, interrupted, view};
 use crate::exit::{Code, Ending};
 use crate::progress::Bar;
+use crate::signed;
 
 /// How long members' certificates are good: longer than a run should last, as nobody makes them anew
 /// while it does.
@@ -96,11 +97,10 @@ struct Cast {
 pub(super) async fn form(
     plan: &Plan,
     pool: Option<KeyPool>,
-    run_dir: &Path,
     stop: &CancellationToken,
     guest: &OnceCell<Guest>,
 ) -> anyhow::Result<Formed> {
-    let home = plan.keep.as_ref().map_or(run_dir, |keep| &keep.dir);
+    let home = plan.home().context("a worker without its run's directory")?;
     let names = plan.names()?;
     let dirs: Vec<_> = names.iter().map(|name| home.join(name.as_str())).collect();
     let (addresses, ports) = ports(plan)?;
@@ -156,8 +156,12 @@ pub(super) async fn form(
         guest.get().inspect(|guest| guest.arrive());
     } else {
         let joined = meet(plan, &registry, &seats, guest.get()).await;
-        if let Some((_, server)) = server {
-            // From here on, nobody needs it.
+        if let (Ok(roster), Some(seat)) = (&joined, seats.first()) {
+            keep_signed(&registry, &seat.identity, ClusterKey::Id(roster.id), home).await?;
+        }
+        if let Some((home, server)) = server {
+            // From here on, nobody needs it; but they say who has signed the roster.
+            home.write_credentials(server.credentials())?;
             server.stop().await.context("the registry ended badly")?;
         }
         formed.take_places(plan, &joined?, &seats, registry.credentials()).await?;
@@ -207,6 +211,20 @@ async fn meet(
         }
         error => anyhow::Error::from(error).context(format!("forming cluster {}", plan.cluster)),
     })
+}
+
+/// Keeps the roster that the registry signs, if it does, for whoever wants to show or check who is in
+/// the cluster.
+pub(super) async fn keep_signed(
+    registry: &Registry,
+    identity: &Identity,
+    cluster: ClusterKey,
+    home: &Path,
+) -> anyhow::Result<()> {
+    if registry.wire() == Wire::V2 {
+        signed::keep_beside(registry, identity, &cluster, home).await?;
+    }
+    Ok(())
 }
 
 impl Formed {

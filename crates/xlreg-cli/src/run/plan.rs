@@ -176,6 +176,11 @@ impl Plan {
         self.self_join || self.ready.is_some()
     }
 
+    /// Where the members' directories and the registry's are: the kept cluster's, or the run's.
+    pub(crate) fn home(&self) -> Option<&Path> {
+        self.keep.as_ref().map(|keep| keep.dir.as_path()).or(self.run_dir.as_deref())
+    }
+
     /// The members' names, by rank.
     pub(crate) fn names(&self) -> anyhow::Result<Vec<Name>> {
         let names = (0..self.size).map(|rank| format!("member_{rank}").parse());

@@ -167,7 +167,7 @@ async fn form_and_launch(
     let unwanted = CancellationToken::new();
     let _on_leaving = unwanted.clone().drop_guard();
     let formed = tokio::select! {
-        formed = form::form(plan, pool, run_dir, &unwanted, guest) => formed?,
+        formed = form::form(plan, pool, &unwanted, guest) => formed?,
         () = stops.stop.cancelled() => return Err(interrupted().into()),
         () = stops.down.cancelled() => return Err(down_too_early().into()),
     };
