@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use xlreg::portable::{self, File, PortableError, Tls, WriteError};
-use xlreg::{ClusterKey, Identity, KeptError, Name, Portable, Registry, Roster};
+use xlreg::{ClusterKey, Identity, KeptError, Name, Portable, Registry, Roster, Wire};
 use xlreg_launch::TlsFiles;
 
 use self::telling::Told;
@@ -91,7 +91,9 @@ pub(crate) async fn export(args: &ExportArgs) -> anyhow::Result<Code> {
     args.refuse_incomplete(&roster)?;
     let portable = Portable::new(&identity, &roster);
     let portable = portable.map_err(|error| args.not_a_member(&error))?;
-    let export = args.make(&portable, &dir, registry.as_ref()).await.with_context(doing)?;
+    let mut export = args.make(&portable, &dir, registry.as_ref()).await.with_context(doing)?;
+    let signed = args.signed(&identity, &roster, registry.as_ref()).await.with_context(doing)?;
+    export.files.extend(signed);
     let written: Vec<_> = export.files.iter().map(|file| (file.path, file.private)).collect();
     portable::write(&dir, export.files).await.map_err(|error| not_written(&error))?;
 
@@ -160,11 +162,7 @@ impl ExportArgs {
         }
         let kept = Roster::kept(identity.dir().unwrap_or(Path::new("."))).await;
         let roster = kept.map_err(|error| not_kept(&error))?;
-        let is_meant = match &self.cluster {
-            ClusterKey::Name(name) => roster.name.as_ref() == Some(name),
-            ClusterKey::Id(id) => roster.id == *id,
-        };
-        if is_meant {
+        if roster.is_of(&self.cluster) {
             return Ok(roster);
         }
         let message = format!(
@@ -174,6 +172,20 @@ impl ExportArgs {
             roster.id
         );
         Err(Ending::new(Code::NotFound, message).into())
+    }
+
+    /// The roster as the registry signs it, which only the modern door hands out.
+    async fn signed(
+        &self,
+        identity: &Identity,
+        roster: &Roster,
+        registry: Option<&Registry>,
+    ) -> anyhow::Result<Option<File>> {
+        let Some(registry) = registry.filter(|registry| registry.wire() == Wire::V2) else {
+            return Ok(None);
+        };
+        let signed = registry.signed_roster(identity, &ClusterKey::Id(roster.id)).await?;
+        Ok(Some(File::public(portable::SIGNED_ROSTER_FILE, signed.to_text())))
     }
 
     fn refuse_incomplete(&self, roster: &Roster) -> anyhow::Result<()> {

@@ -8,6 +8,8 @@
 //! | [`guest`] | a cluster at somebody else's registry |
 //! | [`getting_up`] | from programs that have started to programs that are up |
 //! | [`events`] | what happens to the programs, told |
+//! | [`tunnels`] | a tunnel beside each program |
+//! | [`view`] | what programs beside tunnels see of the cluster |
 //! | [`plan`] | the flags, checked and made ready for use |
 //! | [`dir`] | where runs live on this machine |
 //! | [`console`] | what is printed |
@@ -24,6 +26,8 @@ mod getting_up;
 mod guard;
 mod guest;
 mod plan;
+mod tunnels;
+mod view;
 mod worker;
 
 use std::net::IpAddr;
@@ -43,13 +47,14 @@ use crate::{output, pool};
 #[command(after_help = "Examples:
   xlreg run -n 5 -- ./my-server --listen {endpoint} --peers '{peers , {endpoint}}'
   xlreg run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE'
+  xlreg run -n 3 --tunnel -- ./my-plain-server --listen {endpoint} --peers '{peers , {endpoint}}'
   xlreg run -n 3 --ports passed --ready tcp --detach -- ./my-socket-activated-server
 
 A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
 _HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills in
 {rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, with --tls {cert},
-{key}, {roster_ca} (XLREG_CERT, _KEY, _ROSTER_CA), and {members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. What a
-program leaves running is killed when it ends.")]
+{key}, {roster_ca} (XLREG_CERT, _KEY, _ROSTER_CA), and {members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. With
+--tunnel all of these say where a program listens and finds its peers on loopback. What a program leaves running is killed when it ends.")]
 pub(crate) struct Args {
     /// How many members: 2 to 64
     #[arg(short = 'n', long = "members", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]
@@ -92,6 +97,11 @@ pub(crate) struct Args {
     /// the files {cert}, {key} and {roster_ca}
     #[arg(long)]
     tls: bool,
+    /// Have what members send each other carried by tunnels, encrypted and with both keys proven, while
+    /// the programs speak plain TCP on loopback: each is told where to listen and, in its peers' place,
+    /// doors of its own tunnel. It is the first endpoint that is carried
+    #[arg(long)]
+    tunnel: bool,
     /// Set an environment variable for the programs; placeholders are filled in
     #[arg(long = "env", value_name = "NAME=TEMPLATE")]
     variables: Vec<String>,

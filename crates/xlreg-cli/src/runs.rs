@@ -160,14 +160,17 @@ fn members(told: &Told) -> String {
         return format!("{}: {}", told.found.id, told.state());
     };
     let rows = run.members.iter().map(|member| {
-        let ended = match (member.exit_code, member.signal) {
+        let mut state = match (member.exit_code, member.signal) {
             (Some(code), _) => format!("ended ({code})"),
             (_, Some(signal)) => format!("ended (signal {signal})"),
             _ => member.state.clone(),
         };
+        if let Some(tunnel) = member.tunnel.as_ref().filter(|tunnel| tunnel.state != "running") {
+            state.push_str(&format!(", tunnel {}", tunnel.state));
+        }
         let pid = member.pid.map(|pid| pid.to_string()).unwrap_or_default();
         let (rank, restarts) = (member.rank.to_string(), member.restarts.to_string());
-        vec![rank, member.name.clone(), ended, pid, restarts, member.endpoints.join(" ")]
+        vec![rank, member.name.clone(), state, pid, restarts, member.endpoints.join(" ")]
     });
     output::table(&["RANK", "NAME", "STATE", "PID", "RESTARTS", "ENDPOINTS"], rows)
 }

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +16,7 @@ use tracing::{error, info, warn};
 use xlreg::{Endpoint, Name, Version};
 use xlreg_core::Fingerprint;
 use xlreg_core::limits::Limits;
+use xlreg_launch::descriptors;
 use xlreg_node::Identity;
 use xlreg_server::config::File;
 use xlreg_server::{Config, Home, Report, Server};
@@ -395,16 +395,9 @@ fn stop_on_signals() -> anyhow::Result<CancellationToken> {
 /// How many connections the limit on open files leaves room for, after raising it as far as
 /// allowed.
 fn connections_possible(wanted: usize) -> usize {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+    let Some(granted) = descriptors::allow(wanted as u64 + OTHER_DESCRIPTORS) else {
         return wanted;
     };
-    let needed = wanted as u64 + OTHER_DESCRIPTORS;
-    let granted =
-        if soft < needed && setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard).is_ok() {
-            needed.min(hard)
-        } else {
-            soft
-        };
     let possible =
         usize::try_from(granted.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(wanted).max(1);
     if possible < wanted {

@@ -53,8 +53,9 @@ pub(crate) async fn write(
         .with_context(|| format!("writing {}", path.display()))
 }
 
-/// Keeps a cluster's signed roster beside the other one in `dir`. A member has its roster without it,
-/// so there is only a word about it if it can't be had; then one of old goes, lest the two differ.
+/// Keeps a cluster's signed roster in `dir`, beside the other one or above those of all members. They
+/// have their rosters without it, so there is only a word about it if it can't be had; then one of old
+/// goes, lest the two differ.
 pub(crate) async fn keep_beside(
     registry: &Registry,
     identity: &Identity,

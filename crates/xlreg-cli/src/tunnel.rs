@@ -9,15 +9,21 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 use xlreg::peers::{Peers, Target};
-use xlreg::tunnel::{Door, Tunnel};
+use xlreg::tunnel::{CARRIED_MAX, Door, Tunnel};
 use xlreg::{ClusterKey, Identity, Name, Registry, Roster, Wire};
+use xlreg_launch::descriptors;
 
-use crate::connect::{Connect, cluster_key, duration};
+use crate::connect::{MaybeConnect, cluster_key, duration};
 use crate::exit::{Code, Ending};
 use crate::leave::kept;
 use crate::logs::Logs;
 use crate::output::{self, Output};
+
+/// File descriptors that are neither doors nor carried connections: handshakes with those who come,
+/// the registry's connection, the runtime's.
+const OTHER_DESCRIPTORS: usize = 256;
 
 #[derive(clap::Args)]
 #[command(
@@ -50,11 +56,15 @@ pub(crate) struct Args {
     /// name]
     #[arg(long, value_name = "DIR", env = "XLREG_IDENTITY")]
     identity: Option<PathBuf>,
+    /// Don't ask the registry: take the roster in this file, a roster.json as `xlreg join` keeps it.
+    /// It stays as it is
+    #[arg(long, value_name = "FILE")]
+    roster: Option<PathBuf>,
     /// How long to wait for the cluster to be complete
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "XLREG_TIMEOUT")]
     timeout: Duration,
     #[command(flatten)]
-    connect: Connect,
+    connect: MaybeConnect,
     #[command(flatten)]
     output: Output,
     #[command(flatten)]
@@ -89,13 +99,19 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn tunnel(args: &Args) -> anyhow::Result<Code> {
-    let registry = args.connect.registry()?;
+    let registry = match args.roster {
+        Some(_) => None,
+        None => Some(args.registry()?),
+    };
     let identity = identity(args).await?;
     // Before waiting, so that none is lost.
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let carry = async {
-        let (peers, roster) = meet(args, &registry, &identity).await?;
+        let (peers, roster) = match &registry {
+            Some(registry) => meet(args, registry, &identity).await?,
+            None => read(args, &identity).await?,
+        };
         let mut tunnel = open(args, &peers, &roster, &identity).await?;
         tunnel.ended().await;
         Err(Ending::new(Code::Failed, "the tunnel carries no more; this is a bug").into())
@@ -117,6 +133,43 @@ async fn identity(args: &Args) -> anyhow::Result<Identity> {
         Some(name) => identity.with_name(name.clone()),
         None => identity,
     })
+}
+
+/// Raises the limit on open files to what doors, carried connections and handshakes may need.
+fn allow_open_files(args: &Args, roster: &Roster) {
+    let needed = 2 * CARRIED_MAX + roster.size as usize + OTHER_DESCRIPTORS;
+    if let Some(granted) = descriptors::allow(needed as u64)
+        && granted < needed as u64
+    {
+        warn!(cluster = %args.cluster, needed, granted, "the limit on open files allows fewer connections");
+    }
+}
+
+impl Args {
+    fn registry(&self) -> anyhow::Result<Registry> {
+        if self.connect.is_given() {
+            return self.connect.registry();
+        }
+        let message = "say which registry to ask for the roster: --registry CRED; or take the one in a \
+                       file: --roster FILE";
+        Err(Ending::new(Code::Usage, message).into())
+    }
+}
+
+/// Takes the roster that is in a file, for good.
+async fn read(args: &Args, identity: &Identity) -> anyhow::Result<(Peers, Roster)> {
+    let file = args.roster.clone().unwrap_or_default();
+    let roster = Roster::read(&file).await?;
+    if !roster.is_of(&args.cluster) {
+        let message = format!(
+            "{} is the roster of another cluster, {} ({}); name that, or another file",
+            file.display(),
+            roster.title(),
+            roster.id
+        );
+        return Err(Ending::new(Code::NotFound, message).into());
+    }
+    Ok((Peers::new(identity, &roster).await?, roster))
 }
 
 /// Waits for all members, and keeps the roster current where the registry's wire can tell of changes.
@@ -142,6 +195,7 @@ async fn open(
     roster: &Roster,
     identity: &Identity,
 ) -> anyhow::Result<Tunnel> {
+    allow_open_files(args, roster);
     let rank = roster.rank_of_key(identity.sig_key(), identity.name()).ok_or_else(|| {
         let message = format!(
             "{} is no member of cluster {} with these keys; join it first: xlreg join {}",

@@ -54,14 +54,18 @@ fn duplicate(of: &impl std::os::fd::AsFd, from: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// Has the program killed when the thread that starts it ends, with or without our whole process.
-/// Its own children are not; whoever needs that watches from a process above.
-pub(crate) fn die_with_parent(command: &mut Command) {
+/// Its own children are not; whoever needs that watches from a process above. And gives it the limit on
+/// open files that we had ourselves, before we raised it.
+pub(crate) fn prepare(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
         // SAFETY: getpid can't fail and touches no memory.
         let parent = unsafe { libc::getpid() };
+        let limit = crate::descriptors::former();
+        let limit = limit.map(|(soft, hard)| libc::rlimit { rlim_cur: soft, rlim_max: hard });
         let hook = move || {
-            // SAFETY: system calls that touch no memory of ours; both are safe after fork.
+            // SAFETY: system calls that touch no memory of ours, but for the limit, which one of
+            // them reads and which lives as long as the hook; all are safe after fork.
             unsafe {
                 if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                     return Err(io::Error::last_os_error());
@@ -69,6 +73,11 @@ pub(crate) fn die_with_parent(command: &mut Command) {
                 // The parent may have gone before we asked.
                 if libc::getppid() != parent {
                     libc::_exit(1);
+                }
+                if let Some(limit) = &limit
+                    && libc::setrlimit(libc::RLIMIT_NOFILE, limit) != 0
+                {
+                    return Err(io::Error::last_os_error());
                 }
             }
             Ok(())

@@ -6,6 +6,7 @@
 //! | [`loopback`] | loopback addresses of a cluster's own |
 //! | [`place`] | what a program is told: its own place and everybody's |
 //! | [`template`] | the same in any shape: placeholders in arguments, variables and files |
+//! | [`descriptors`] | how many files may be open |
 //! | [`program`] | one member's program, started |
 //! | [`output`] | what programs write, line by line |
 //! | [`supervise`] | programs that run, fail, are paused, killed and started again |
@@ -16,6 +17,7 @@
 //! Invariant: nothing here knows registries, keys or the wire. Whoever launches has formed the
 //! cluster before, and hands over what it became.
 
+pub mod descriptors;
 mod exec;
 #[cfg(target_os = "linux")]
 pub mod loopback;

@@ -187,7 +187,7 @@ fn command(spec: &Spec) -> io::Result<StdCommand> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
-    exec::die_with_parent(&mut command);
+    exec::prepare(&mut command);
     let sockets = spec.ports.sockets()?;
     if !sockets.is_empty() {
         let environment = environment.into_iter();

@@ -215,6 +215,9 @@ pub struct Policy {
     pub grace: Duration,
     /// Whether to go on when all programs have ended, since members may be started again.
     pub linger: bool,
+    /// Whether a program that ends by itself has failed even with exit code 0, as it is of use only
+    /// while it runs.
+    pub lasting: bool,
 }
 
 /// Starts all programs and watches over them. What they write goes to `output`, what happens to
@@ -501,7 +504,7 @@ impl Supervisor {
             }
             return true;
         }
-        if expected || status.success() {
+        if expected || (status.success() && !self.policy.lasting) {
             return true;
         }
         match self.policy.on_exit {

@@ -23,8 +23,8 @@ use crate::roster::Roster;
 /// The roster as JSON, beside the identity.
 pub(crate) const ROSTER_FILE: &str = "roster.json";
 
-/// The roster as its registry signed it, beside that.
-const SIGNED_ROSTER_FILE: &str = "roster.signed";
+/// The roster as its registry signed it, beside that and in exports.
+pub const SIGNED_ROSTER_FILE: &str = "roster.signed";
 
 /// A node's name, ID and two RSA keys. Cheap to clone.
 ///

@@ -67,7 +67,16 @@ impl Roster {
     ///
     /// [`Identity::keep_roster`]: crate::Identity::keep_roster
     pub async fn kept(dir: impl Into<PathBuf>) -> Result<Self, KeptError> {
-        let path = dir.into().join(ROSTER_FILE);
+        Self::read(dir.into().join(ROSTER_FILE)).await
+    }
+
+    /// As [`Self::kept`], from a file of any name: what was a `roster.json`, with
+    /// [`Self::to_file_json`] in it.
+    ///
+    /// # Errors
+    /// As [`Self::kept`].
+    pub async fn read(path: impl Into<PathBuf>) -> Result<Self, KeptError> {
+        let path = path.into();
         spawn_blocking(move || read(&path)).await.expect("reading a file does not panic")
     }
 }

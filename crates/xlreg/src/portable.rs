@@ -39,6 +39,7 @@ use zeroize::Zeroizing;
 
 pub use self::folder::{WriteError, replace, write};
 use crate::identity::Identity;
+pub use crate::identity::SIGNED_ROSTER_FILE;
 use crate::roster::Roster;
 
 /// The member's certificate.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use xlreg_core::{Cluster, ClusterId, Fingerprint, Member, Name, NodeId, Policy, PublicKey, Seat};
+use xlreg_core::{
+    Cluster, ClusterId, ClusterKey, Fingerprint, Member, Name, NodeId, Policy, PublicKey, Seat,
+};
 
 /// A cluster and its members in the order of their ranks; the same for all who hold it.
 ///
@@ -86,6 +88,15 @@ impl From<&Cluster> for Roster {
 }
 
 impl Roster {
+    /// Whether it is of the cluster that is meant.
+    #[must_use]
+    pub fn is_of(&self, cluster: &ClusterKey) -> bool {
+        match cluster {
+            ClusterKey::Name(name) => self.name.as_ref() == Some(name),
+            ClusterKey::Id(id) => self.id == *id,
+        }
+    }
+
     /// Whether all are there.
     #[must_use]
     pub fn is_complete(&self) -> bool {

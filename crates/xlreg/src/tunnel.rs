@@ -29,8 +29,8 @@ use crate::peers::{PeerStream, Peers, Target};
 /// The application protocol of links between tunnels. A TLS program that offers none is carried, too.
 pub const PROTOCOL: &str = "xlreg-tunnel/1";
 
-/// Connections that are carried at once; more wait to be accepted.
-const CARRIED_MAX: usize = 1024;
+/// Connections that are carried at once; more wait to be accepted. Each takes two sockets.
+pub const CARRIED_MAX: usize = 1024;
 
 /// Bytes of the buffer for each direction of a connection: what a slow reader holds up.
 const BUFFER_BYTES: usize = 64 * 1024;

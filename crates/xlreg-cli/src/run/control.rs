@@ -107,7 +107,20 @@ pub(crate) struct Member {
     pub(crate) pid: Option<i32>,
     pub(crate) restarts: u32,
     pub(crate) endpoints: Vec<String>,
+    /// What carries its first endpoint, if something does.
+    pub(crate) tunnel: Option<Tunnel>,
     pub(crate) dir: PathBuf,
+}
+
+/// A member's tunnel, as its run tells of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Tunnel {
+    /// Where the member's program listens, on loopback.
+    pub(crate) program: String,
+    /// As a member's.
+    pub(crate) state: String,
+    pub(crate) pid: Option<i32>,
+    pub(crate) restarts: u32,
 }
 
 impl Run {
@@ -121,9 +134,16 @@ impl Run {
 /// Answers whoever asks, until it is dropped.
 pub(crate) struct Control {
     /// What does not change, and what does, once programs are started.
-    launched: OnceLock<(Run, Handle)>,
+    launched: OnceLock<Launched>,
     /// Cancelled when somebody asks to stop.
     down: CancellationToken,
+}
+
+/// A run whose programs are started.
+struct Launched {
+    run: Run,
+    programs: Handle,
+    tunnels: Option<Handle>,
 }
 
 impl Control {
@@ -132,8 +152,8 @@ impl Control {
     }
 
     /// From now on there are members to ask for.
-    pub(crate) fn launched(&self, run: Run, handle: Handle) {
-        let _only_once = self.launched.set((run, handle));
+    pub(crate) fn launched(&self, run: Run, programs: Handle, tunnels: Option<Handle>) {
+        let _only_once = self.launched.set(Launched { run, programs, tunnels });
     }
 
     /// Opens the socket in the run's directory.
@@ -182,7 +202,7 @@ impl Control {
     async fn carry_out(&self, request: Request) -> Answer {
         match request {
             Request::Status => match self.launched.get() {
-                Some((run, handle)) => Answer::Status(status(run.clone(), handle).await),
+                Some(launched) => Answer::Status(launched.status().await),
                 None => Answer::Starting,
             },
             Request::Down => {
@@ -197,7 +217,7 @@ impl Control {
     }
 
     async fn order(&self, member: &str, wanted: Wanted) -> Result<(), Answer> {
-        let Some((run, handle)) = self.launched.get() else {
+        let Some(Launched { run, programs, .. }) = self.launched.get() else {
             let why = "the cluster is still being formed; try again in a moment".to_owned();
             return Err(Answer::Failed { why });
         };
@@ -210,7 +230,7 @@ impl Control {
             Wanted::Kill => Order::Kill,
             Wanted::Restart => Order::Restart,
         };
-        match handle.order(rank.ok_or_else(unknown)?, order).await {
+        match programs.order(rank.ok_or_else(unknown)?, order).await {
             Err(OrderError::NoMember(_)) => Err(unknown()),
             done => done.map_err(|error| Answer::Failed { why: error.to_string() }),
         }
@@ -223,26 +243,42 @@ pub(crate) fn no_member(run: &Run, member: &str) -> String {
     format!("cluster {} has no member {member}; it has {}", run.cluster, names.join(", "))
 }
 
-/// The run, with how its members are now.
-async fn status(mut run: Run, handle: &Handle) -> Run {
-    // All is over, but for what nobody has read yet; who still runs says so himself.
-    run.members.iter_mut().for_each(|member| member.state = "ended".to_owned());
-    for (member, status) in run.members.iter_mut().zip(handle.status().await) {
-        (member.exit_code, member.signal) = match status.state {
-            State::Ended { code, signal } => (code, signal),
-            _ => (None, None),
-        };
-        member.state = match status.state {
-            State::Starting => "starting",
-            State::Running => "running",
-            State::Paused => "paused",
-            State::Ended { .. } => "ended",
+impl Launched {
+    /// The run, with how its members are now.
+    async fn status(&self) -> Run {
+        let mut run = self.run.clone();
+        // All is over, but for what nobody has read yet; who still runs says so himself.
+        run.members.iter_mut().for_each(|member| member.state = "ended".to_owned());
+        for (member, status) in run.members.iter_mut().zip(self.programs.status().await) {
+            (member.exit_code, member.signal) = match status.state {
+                State::Ended { code, signal } => (code, signal),
+                _ => (None, None),
+            };
+            member.state = word(status.state);
+            member.pid = status.pid;
+            member.restarts = status.restarts;
         }
-        .to_owned();
-        member.pid = status.pid;
-        member.restarts = status.restarts;
+        let Some(tunnels) = &self.tunnels else { return run };
+        let tunnels = tunnels.status().await;
+        for (nth, member) in run.members.iter_mut().enumerate() {
+            let Some(tunnel) = &mut member.tunnel else { continue };
+            let status = tunnels.get(nth);
+            tunnel.state = status.map_or_else(|| "ended".to_owned(), |status| word(status.state));
+            tunnel.pid = status.and_then(|status| status.pid);
+            tunnel.restarts = status.map_or(0, |status| status.restarts);
+        }
+        run
     }
-    run
+}
+
+fn word(state: State) -> String {
+    let word = match state {
+        State::Starting => "starting",
+        State::Running => "running",
+        State::Paused => "paused",
+        State::Ended { .. } => "ended",
+    };
+    word.to_owned()
 }
 
 /// Asks the run in this directory.

@@ -7,7 +7,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use xlreg::Name;
 use xlreg_launch::supervise::Event;
 
 use super::console::Console;
@@ -18,54 +17,47 @@ use crate::progress::SharedBar;
 /// notices it within milliseconds.
 const REAP_AFTER: Duration = Duration::from_secs(2);
 
-/// What has been told so far.
-struct Teller {
-    names: Vec<Name>,
-    started: HashSet<usize>,
-    /// Whether to tell that a program has failed.
-    failures: bool,
+/// What to tell, and of whom.
+pub(super) struct Teller {
+    /// What they are called.
+    pub(super) names: Vec<String>,
+    /// Whether to tell that one has failed.
+    pub(super) failures: bool,
+    /// Whether an end by itself is a failure in any case.
+    pub(super) lasting: bool,
     /// Cancelled when all have started.
-    up: CancellationToken,
+    pub(super) up: CancellationToken,
     /// Shows how many have, until then.
-    bar: SharedBar,
-}
-
-/// Tells until nothing happens any more, and meanwhile reaps orphans.
-pub(super) async fn tell(
-    mut events: mpsc::UnboundedReceiver<Event>,
-    names: Vec<Name>,
-    failures: bool,
-    console: Console,
-    up: CancellationToken,
-    bar: SharedBar,
-) {
-    let reaper = tokio::spawn(reap_orphans());
-    let mut teller = Teller { names, started: HashSet::new(), failures, up, bar };
-    while let Some(event) = events.recv().await {
-        if let Some(note) = teller.note(event) {
-            teller.bar.put_away();
-            console.note(note).await;
-        }
-    }
-    reaper.abort();
+    pub(super) bar: SharedBar,
 }
 
 impl Teller {
+    /// Tells until nothing happens any more.
+    pub(super) async fn tell(self, mut events: mpsc::UnboundedReceiver<Event>, console: Console) {
+        let mut started = HashSet::new();
+        while let Some(event) = events.recv().await {
+            if let Some(note) = self.note(event, &mut started) {
+                self.bar.put_away();
+                console.note(note).await;
+            }
+        }
+    }
+
     /// What to say of an event, if anything.
-    fn note(&mut self, event: Event) -> Option<String> {
+    fn note(&self, event: Event, started: &mut HashSet<usize>) -> Option<String> {
         match event {
             Event::Started { rank, .. } => {
-                self.started.insert(rank);
-                self.bar.set(self.started.len(), self.names.len());
-                if self.started.len() == self.names.len() {
+                started.insert(rank);
+                self.bar.set(started.len(), self.names.len());
+                if started.len() == self.names.len() {
                     self.bar.put_away();
                     self.up.cancel();
                 }
                 None
             }
             Event::Ended { rank, status, expected, .. } => {
-                let failed = self.failures && !expected && !status.success();
-                failed.then(|| format!("{} failed: {status}", self.name(rank)))
+                let failed = !expected && (self.lasting || !status.success());
+                (self.failures && failed).then(|| format!("{} failed: {status}", self.name(rank)))
             }
             Event::Restarting { rank, time, after } => {
                 let pause = after.as_secs_f64();
@@ -80,12 +72,12 @@ impl Teller {
     }
 
     fn name(&self, rank: usize) -> &str {
-        self.names.get(rank).map_or("a program", Name::as_str)
+        self.names.get(rank).map_or("a program", String::as_str)
     }
 }
 
 /// Reaps what programs have left behind, outside of their process groups, and has ended since.
-async fn reap_orphans() {
+pub(super) async fn reap_orphans() {
     let Ok(mut ended) = signal(SignalKind::child()) else { return };
     while ended.recv().await.is_some() {
         let mut before = HashSet::new();

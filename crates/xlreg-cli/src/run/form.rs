@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use xlreg::portable::{self, RosterCa};
 use xlreg::{
-    Credentials, Durability, Error, Identity, Name, Portable, PrivateKey, Reason, Registry, Roster,
-    Seat,
+    ClusterKey, Credentials, Durability, Error, Identity, Name, Portable, PrivateKey, Reason,
+    Registry, Roster, Seat, Wire,
 };
 use xlreg_core::Refusal;
 use xlreg_core::limits::Limits;
 use xlreg_launch::loopback::Block;
 use xlreg_launch::port::Port;
 use xlreg_launch::{Place, Places, TlsFiles, ready};
+use xlreg_node::files::{self, Mode};
 use xlreg_node::pool::refill_target;
 use xlreg_node::{KeyPool, MakeError, make_keys};
 use xlreg_proto::keys::random;
@@ -28,9 +29,11 @@ use xlreg_store::LocalEngine;
 
 use super::guest::Guest;
 use super::plan::{Kept, Plan};
-use super::{Address, interrupted};
+use super::view::{Inside, Tunnelled};
+use super::{Address, interrupted, view};
 use crate::exit::{Code, Ending};
 use crate::progress::Bar;
+use crate::signed;
 
 /// How long members' certificates are good: longer than a run should last, as nobody makes them anew
 /// while it does.
@@ -38,6 +41,10 @@ const TLS_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// The registry's directory, below the run's or the kept cluster's.
 const REGISTRY_DIR: &str = "registry";
+
+/// A member's roster as its program sees it, or in a directory for its tunnel, as it is.
+const ROSTER_FILE: &str = "roster.json";
+const TUNNEL_DIR: &str = "tunnel";
 
 /// A cluster whose programs can be started.
 pub(crate) struct Formed {
@@ -66,6 +73,8 @@ pub(crate) struct Member {
     pub(crate) ports: Vec<Port>,
     /// How to ask its program over TLS whether it is ready.
     pub(crate) tls: Option<ready::Tls>,
+    /// What there is of its tunnel, if there is one.
+    pub(crate) tunnel: Option<Tunnelled>,
 }
 
 /// Where programs join by themselves, and as whom to look on.
@@ -88,16 +97,19 @@ struct Cast {
 pub(super) async fn form(
     plan: &Plan,
     pool: Option<KeyPool>,
-    run_dir: &Path,
     stop: &CancellationToken,
     guest: &OnceCell<Guest>,
 ) -> anyhow::Result<Formed> {
-    let home = plan.keep.as_ref().map_or(run_dir, |keep| &keep.dir);
+    let home = plan.home().context("a worker without its run's directory")?;
     let names = plan.names()?;
     let dirs: Vec<_> = names.iter().map(|name| home.join(name.as_str())).collect();
     let (addresses, ports) = ports(plan)?;
+    let insides = match plan.tunnel {
+        true => view::take(plan, addresses.as_ref(), &names)?,
+        false => Vec::new(),
+    };
     if let Some(keep) = &plan.keep {
-        keep.write(&kept(plan, addresses.as_ref(), &ports))?;
+        keep.write(&kept(plan, addresses.as_ref(), &ports, &insides))?;
     }
     // Read before keys are made, which takes longer than finding out that it isn't one.
     let elsewhere = plan.registry.as_ref().map(Registry::open).transpose()?;
@@ -122,11 +134,15 @@ pub(super) async fn form(
     }
     let seats: Vec<_> = cast.members.into_iter().zip(&ports).map(seat).collect();
     let members = names.into_iter().zip(dirs).zip(ports).map(|((name, dir), ports)| {
-        let roster_file = dir.join("roster.json");
-        Member { name, dir, roster_file, ports, tls: None }
+        let roster_file = dir.join(ROSTER_FILE);
+        Member { name, dir, roster_file, ports, tls: None, tunnel: None }
     });
+    let mut members: Vec<_> = members.collect();
+    for (member, inside) in members.iter_mut().zip(insides) {
+        member.go_inside(inside);
+    }
     let mut formed = Formed {
-        members: members.collect(),
+        members,
         places: None,
         cluster_id: String::new(),
         keys,
@@ -140,8 +156,12 @@ pub(super) async fn form(
         guest.get().inspect(|guest| guest.arrive());
     } else {
         let joined = meet(plan, &registry, &seats, guest.get()).await;
-        if let Some((_, server)) = server {
-            // From here on, nobody needs it.
+        if let (Ok(roster), Some(seat)) = (&joined, seats.first()) {
+            keep_signed(&registry, &seat.identity, ClusterKey::Id(roster.id), home).await?;
+        }
+        if let Some((home, server)) = server {
+            // From here on, nobody needs it; but they say who has signed the roster.
+            home.write_credentials(server.credentials())?;
             server.stop().await.context("the registry ended badly")?;
         }
         formed.take_places(plan, &joined?, &seats, registry.credentials()).await?;
@@ -193,6 +213,20 @@ async fn meet(
     })
 }
 
+/// Keeps the roster that the registry signs, if it does, for whoever wants to show or check who is in
+/// the cluster.
+pub(super) async fn keep_signed(
+    registry: &Registry,
+    identity: &Identity,
+    cluster: ClusterKey,
+    home: &Path,
+) -> anyhow::Result<()> {
+    if registry.wire() == Wire::V2 {
+        signed::keep_beside(registry, identity, &cluster, home).await?;
+    }
+    Ok(())
+}
+
 impl Formed {
     /// Notes who is where, and gives each member its roster.
     async fn take_places(
@@ -215,20 +249,25 @@ impl Formed {
             };
             let (endpoints, dir) = (me.endpoints.clone(), member.dir.clone());
             places.push((rank, Place { name: me.name.clone(), id: me.id, endpoints, dir, tls }));
-            member.roster_file =
-                seat.identity.keep_roster(&member.dir, roster, credentials).await?;
         }
         // At a registry where others have joined before us, our order may not be that of ranks.
         places.sort_by_key(|(rank, _)| *rank);
         self.members
             .sort_by_key(|member| places.iter().position(|(_, place)| place.name == member.name));
         self.cluster_id = roster.id.to_string();
-        self.places = Some(Places {
+        let places = Places {
             cluster: roster.title(),
             cluster_id: roster.id,
             size: roster.size,
             members: places.into_iter().map(|(_, place)| place).collect(),
-        });
+        };
+        for seat in seats {
+            let name = seat.identity.name();
+            let member = self.members.iter_mut().find(|member| member.name == *name);
+            let member = member.context("a seat without a member; this is a bug")?;
+            member.keep_roster(plan, &seat.identity, roster, &places, credentials).await?;
+        }
+        self.places = Some(places);
         Ok(())
     }
 
@@ -260,6 +299,49 @@ impl Formed {
 }
 
 impl Member {
+    /// From now on its program is at a port that only its tunnel knows, which takes its place outside.
+    fn go_inside(&mut self, inside: Inside) {
+        self.tunnel = self.ports.first_mut().map(|first| Tunnelled::new(first, inside));
+    }
+
+    /// Keeps the roster as its program is to see it, and beside that, for its tunnel, as it is.
+    async fn keep_roster(
+        &mut self,
+        plan: &Plan,
+        identity: &Identity,
+        roster: &Roster,
+        places: &Places,
+        credentials: &Credentials,
+    ) -> anyhow::Result<()> {
+        let seen = match &mut self.tunnel {
+            None => None,
+            Some(tunnel) => {
+                let dir = self.dir.join(TUNNEL_DIR);
+                let text = format!("{:#}\n", roster.to_file_json());
+                files::create_dir(&dir)
+                    .and_then(|()| {
+                        let path = dir.join(ROSTER_FILE);
+                        files::replace_with(&path, text.as_bytes(), Mode::Public, durability(plan))
+                    })
+                    .with_context(|| format!("keeping the roster in {}", dir.display()))?;
+                Some(tunnel.see(&self.name, places, roster)?)
+            }
+        };
+        let seen = seen.as_ref().unwrap_or(roster);
+        self.roster_file = identity.keep_roster(&self.dir, seen, credentials).await?;
+        Ok(())
+    }
+
+    /// The roster as it is, for its tunnel.
+    pub(crate) fn true_roster_file(&self) -> PathBuf {
+        self.dir.join(TUNNEL_DIR).join(ROSTER_FILE)
+    }
+
+    /// Everybody's places as its program is told them.
+    pub(crate) fn view<'a>(&'a self, places: &'a Places) -> &'a Places {
+        self.tunnel.as_ref().and_then(Tunnelled::view).unwrap_or(places)
+    }
+
     /// Puts into the member's directory what its program needs for TLS with the others'.
     async fn give_tls(
         &mut self,
@@ -406,7 +488,7 @@ fn ports(plan: &Plan) -> anyhow::Result<(Option<Block>, Vec<Vec<Port>>)> {
                 Some(address) => *address,
                 None => fresh_address(plan, block.as_ref(), rank, place)?,
             };
-            ports.push(take(address, kept.is_some())?);
+            ports.push(take_port(address, kept.is_some())?);
         }
         all.push(ports);
     }
@@ -441,7 +523,7 @@ fn fresh_address(
     Ok(SocketAddr::new(host, plan.fixed_ports.get(place).copied().unwrap_or_default()))
 }
 
-fn take(address: SocketAddr, kept: bool) -> anyhow::Result<Port> {
+pub(super) fn take_port(address: SocketAddr, kept: bool) -> anyhow::Result<Port> {
     Port::bind(address).map_err(|error| {
         let hint = match (kept, address.port()) {
             (true, _) => "the kept cluster has it, and somebody else listens there now",
@@ -452,7 +534,7 @@ fn take(address: SocketAddr, kept: bool) -> anyhow::Result<Port> {
     })
 }
 
-fn kept(plan: &Plan, addresses: Option<&Block>, ports: &[Vec<Port>]) -> Kept {
+fn kept(plan: &Plan, addresses: Option<&Block>, ports: &[Vec<Port>], insides: &[Inside]) -> Kept {
     Kept {
         cluster: plan.cluster.to_string(),
         size: plan.size,
@@ -460,5 +542,6 @@ fn kept(plan: &Plan, addresses: Option<&Block>, ports: &[Vec<Port>]) -> Kept {
         own_registry: plan.registry.is_none(),
         own_addresses: addresses.map(Block::base),
         addresses: ports.iter().map(|ports| ports.iter().map(Port::address).collect()).collect(),
+        tunnels: insides.iter().map(Inside::kept).collect(),
     }
 }

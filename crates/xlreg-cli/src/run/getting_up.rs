@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use xlreg::{ClusterKey, Error, Name};
 use xlreg_launch::Check;
 
 use super::console::Console;
-use super::form::Formed;
+use super::form::{self, Formed};
 use super::plan::Plan;
 use crate::exit::{Code, Ending};
 use crate::output;
@@ -96,6 +97,9 @@ impl GettingUp<'_> {
             }
             error => anyhow::Error::from(error).context("watching the programs join"),
         })?;
+        let home = self.plan.home().context("a worker without its run's directory")?;
+        let key = ClusterKey::Name(self.plan.cluster.clone());
+        form::keep_signed(&gate.registry, &gate.onlooker, key, home).await?;
         let took = output::took(self.began.elapsed());
         self.console.note(format!("{}: all joined after {took}", self.plan.cluster)).await;
         Ok(())

@@ -17,6 +17,7 @@ use xlreg_launch::template::{Offer, Template};
 use xlreg_node::files::{self, Mode};
 use xlreg_proto::keys::random;
 
+use super::view::KeptInside;
 use super::{Address, Args, PortMode, Role, guest, misuse};
 use crate::exit::{Code, Ending};
 
@@ -52,6 +53,7 @@ pub(crate) struct Plan {
     pub(crate) fixed_ports: Vec<u16>,
     pub(crate) self_join: bool,
     pub(crate) tls: bool,
+    pub(crate) tunnel: bool,
     pub(crate) program: String,
     pub(crate) arguments: Vec<Template>,
     pub(crate) variables: Vec<(String, Template)>,
@@ -92,6 +94,9 @@ pub(crate) struct Kept {
     pub(crate) own_addresses: Option<[u8; 2]>,
     /// Where each member is reached, by rank.
     pub(crate) addresses: Vec<Vec<SocketAddr>>,
+    /// Where each member's program and its tunnel meet, by rank; none without tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tunnels: Vec<KeptInside>,
 }
 
 impl Plan {
@@ -143,6 +148,7 @@ impl Plan {
             fixed_ports: args.fixed_ports,
             self_join: args.self_join,
             tls: args.tls,
+            tunnel: args.tunnel,
             program: program.clone(),
             arguments: arguments.collect::<anyhow::Result<_>>()?,
             variables: variables.collect::<anyhow::Result<_>>()?,
@@ -168,6 +174,11 @@ impl Plan {
     /// Whether programs that have started are not up by that alone.
     pub(crate) fn has_to_get_up(&self) -> bool {
         self.self_join || self.ready.is_some()
+    }
+
+    /// Where the members' directories and the registry's are: the kept cluster's, or the run's.
+    pub(crate) fn home(&self) -> Option<&Path> {
+        self.keep.as_ref().map(|keep| keep.dir.as_path()).or(self.run_dir.as_deref())
     }
 
     /// The members' names, by rank.
@@ -207,10 +218,40 @@ fn refuse_contradictions(args: &Args) -> anyhow::Result<()> {
              --offline $XLREG_DIR/tls",
         ));
     }
+    refuse_with_tunnel(args)?;
     if args.self_join && tcp {
         return Err(misuse(
             "--ready tcp needs to know the endpoint, and with --self-join only the program does; \
              use line: or cmd:",
+        ));
+    }
+    Ok(())
+}
+
+/// What can't be carried, or need not.
+fn refuse_with_tunnel(args: &Args) -> anyhow::Result<()> {
+    if !args.tunnel {
+        return Ok(());
+    }
+    if args.self_join {
+        return Err(misuse(
+            "--tunnel takes the ports before the programs start, and with --self-join each program \
+             brings its own; let it start its tunnel once it has joined: xlreg tunnel $XLREG_CLUSTER \
+             --program PORT",
+        ));
+    }
+    if !args.fixed_ports.is_empty() {
+        return Err(misuse(
+            "--tunnel carries one port of each member, which peers find at another; programs that \
+             expect each other at a fixed --port, or at others beside it, would find themselves \
+             there. Leave out --port, and tell them their peers by {peers SEPARATOR {endpoint}}",
+        ));
+    }
+    if args.tls && args.endpoints == 1 {
+        return Err(misuse(
+            "--tls is for programs that speak TLS with each other, --tunnel for those that can't: \
+             take one of them; or with --endpoints 2 both, if it is the cluster's clients that they \
+             speak TLS with",
         ));
     }
     Ok(())
@@ -327,6 +368,7 @@ impl Keep {
             && before.endpoints == args.endpoints
             && before.own_registry == args.registry.is_none()
             && before.is_at(args)
+            && before.tunnels.is_empty() != args.tunnel
             && args
                 .run_cluster
                 .as_ref()
@@ -335,10 +377,11 @@ impl Keep {
         if !fits {
             let registry = if before.own_registry { "its own registry" } else { "--registry" };
             let own = if before.own_addresses.is_some() { ", --address own" } else { "" };
+            let tunnel = if before.tunnels.is_empty() { "" } else { ", --tunnel" };
             let first = before.addresses.first().and_then(|own| own.first());
             let at = first.map(|address| format!(", the first at {address}")).unwrap_or_default();
             let message = format!(
-                "{} keeps another cluster: {} with -n {}, --endpoints {}, {registry}{own}{at}; ask \
+                "{} keeps another cluster: {} with -n {}, --endpoints {}, {registry}{own}{tunnel}{at}; ask \
                  for just that, or keep this one elsewhere",
                 dir.display(),
                 before.cluster,

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{SetOnce, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use xlreg::Name;
 use xlreg_launch::output::{OUTPUT_QUEUE, Output};
 use xlreg_launch::program::{Ports, Spawner, Spec};
@@ -23,10 +24,12 @@ use xlreg_node::KeyPool;
 
 use super::console::{Console, Targets};
 use super::control::{self, Control};
+use super::events::Teller;
 use super::form::{self, Formed, Member};
 use super::getting_up::GettingUp;
 use super::guest::Guest;
 use super::plan::Plan;
+use super::tunnels::Tunnels;
 use super::{PortMode, descendants, dir, events, guard, interrupted, misuse};
 use crate::exit::{self, Code, Ending};
 use crate::output;
@@ -164,7 +167,7 @@ async fn form_and_launch(
     let unwanted = CancellationToken::new();
     let _on_leaving = unwanted.clone().drop_guard();
     let formed = tokio::select! {
-        formed = form::form(plan, pool, run_dir, &unwanted, guest) => formed?,
+        formed = form::form(plan, pool, &unwanted, guest) => formed?,
         () = stops.stop.cancelled() => return Err(interrupted().into()),
         () = stops.down.cancelled() => return Err(down_too_early().into()),
     };
@@ -228,7 +231,12 @@ async fn launch(
             .context("linking the log of the kept cluster")?;
     }
     let console = Console::start(&names, &targets, stops.broken.clone())?;
-    let policy = Policy { on_exit: plan.on_exit, grace: plan.grace, linger: false };
+    let _reaper = AbortOnDropHandle::new(tokio::spawn(events::reap_orphans()));
+    let mut tunnels = tokio::select! {
+        open = Tunnels::start(plan, &mut formed, run_dir, &console) => open?,
+        why = asked_to_end(stops) => return Err(why.err().unwrap_or_else(|| down_too_early().into())),
+    };
+    let policy = Policy { on_exit: plan.on_exit, grace: plan.grace, linger: false, lasting: false };
     let spawner = Arc::new(Spawner::new().context("starting programs")?);
     let (send, output) = mpsc::channel(OUTPUT_QUEUE);
     let (tell, happening) = mpsc::unbounded_channel();
@@ -237,11 +245,15 @@ async fn launch(
     let bar = SharedBar::new("programs up");
     let printing = tokio::spawn(print(output, checks.clone(), console.clone(), bar.clone()));
     // The failure that stops all is told as the run's own.
-    let failures = plan.on_exit != OnExit::Stop;
-    let telling =
-        events::tell(happening, names.clone(), failures, console.clone(), up.clone(), bar);
-    let telling = tokio::spawn(telling);
-    control.launched(describe(plan, &formed, log), handle.clone());
+    let teller = Teller {
+        names: names.iter().map(ToString::to_string).collect(),
+        failures: plan.on_exit != OnExit::Stop,
+        lasting: false,
+        up: up.clone(),
+        bar,
+    };
+    let telling = tokio::spawn(teller.tell(happening, console.clone()));
+    control.launched(describe(plan, &formed, log), handle.clone(), tunnels.handle());
 
     let all_up = CancellationToken::new();
     let getting_up =
@@ -251,8 +263,10 @@ async fn launch(
         biased;
         ended = &mut supervisor => Err(ended.context("supervising the programs")?),
         failed = &mut staying => Ok(Err(failed)),
+        failed = tunnels.failed() => Ok(Err(failed)),
         why = asked_to_end(stops) => Ok(why),
     };
+    let asked = stopped.is_ok();
     let outcome = match stopped {
         Ok(why) => {
             handle.stop();
@@ -299,6 +313,9 @@ async fn launch(
             }
         }
     };
+    // Only now: who stops may have something to say to its peers.
+    let carried = tunnels.stop().await;
+    let outcome = outcome.and_then(|code| if asked { Ok(code) } else { carried.map(|()| code) });
     if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
         let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
         let note = format!("what its programs wrote is kept: xlreg logs -c {id}; xlreg down {id}");
@@ -396,7 +413,10 @@ fn prepare(
     let member = formed.members.get(rank).context("a rank beyond the members")?;
     let cluster = plan.cluster.as_str();
     let values = match &formed.places {
-        Some(places) => Values::Member { places, rank, roster_file: &member.roster_file },
+        Some(places) => {
+            let places = member.view(places);
+            Values::Member { places, rank, roster_file: &member.roster_file }
+        }
         None => Values::Alone { name: &member.name, cluster, size: plan.size, dir: &member.dir },
     };
     let mut environment = environment(plan, formed, member, rank);
@@ -473,6 +493,7 @@ fn environment(
         Places::FOREIGN.map(|name| (name, None)).to_vec();
     let dir = || Some(member.dir.clone().into_os_string());
     if let Some(places) = &formed.places {
+        let places = member.view(places);
         let roster = places.variables(rank, &member.roster_file).unwrap_or_default();
         variables.extend(roster.into_iter().map(|(name, value)| (name, value.map(Into::into))));
     } else if let Some(gate) = &formed.gate {
@@ -510,6 +531,12 @@ fn describe(plan: &Plan, formed: &Formed, log: Option<PathBuf>) -> control::Run 
             pid: None,
             restarts: 0,
             endpoints: endpoints.map(Iterator::collect).unwrap_or_default(),
+            tunnel: member.tunnel.as_ref().map(|tunnel| control::Tunnel {
+                program: tunnel.program.to_string(),
+                state: "running".to_owned(),
+                pid: None,
+                restarts: 0,
+            }),
             dir: member.dir.clone(),
         }
     });

@@ -84,6 +84,34 @@ fn pem_files_are_written_anew_each_time_and_the_key_is_private() {
     assert_eq!(read(&out.join("key.pem")), *pkcs8);
 }
 
+/// Whoever gets the files can check whom they trust. By the old wire there is no such roster, and
+/// offline nobody to ask.
+#[test]
+fn the_signed_roster_is_beside_what_rests_on_it() {
+    let (world, server) = alpha();
+    let credentials = server.credentials.to_str().unwrap();
+    for format in ["pem", "json", "env", "ssh", "xlattice"] {
+        let done = export(&world, &server, &["--format", format, format, "--output", "json"]);
+        let files = done.expect(0).json()["files"].take();
+        let signed = world.path("work").join(format).join("roster.signed");
+        let path = signed.to_str().unwrap();
+        let listed = serde_json::json!({ "path": path, "private": false });
+        assert_eq!(*files.as_array().unwrap().last().unwrap(), listed);
+        let done = world.run(&["cluster", "verify", path, "--registry", credentials]);
+        done.expect(0).prints(&["127.0.0.1:4001", "127.0.0.1:4002"]);
+    }
+    // One that was altered since is somebody's, and stays.
+    let altered = world.path("work/pem/roster.signed");
+    fs::write(&altered, read(&altered).replace(":4001", ":4009")).unwrap();
+    export(&world, &server, &["--format", "pem", "pem"]).expect(8).says(&["roster.signed"]);
+    for (dir, flags) in [("old", ["--dialect", "1.9"].as_slice()), ("offline", &["--offline"])] {
+        // As a was alone when it came.
+        join(&world, &server, "a", "4001");
+        export(&world, &server, &[&["--format", "pem", dir], flags].concat()).expect(0);
+        assert!(!world.path("work").join(dir).join("roster.signed").exists());
+    }
+}
+
 /// What a shell reads from the file of variables is what it says, whatever the directory is called.
 #[test]
 fn variables_and_json_say_where_everything_is() {
@@ -282,7 +310,10 @@ fn where_nothing_can_be_written_the_file_is_named() {
     assert_eq!(read(&world.path("work/out/cert.pem")), before);
     let mut files = world.list("work/out");
     files.sort();
-    assert_eq!(files, [".xlreg-export.json", "cert.pem", "key.pem", "roster-ca.pem"]);
+    assert_eq!(
+        files,
+        [".xlreg-export.json", "cert.pem", "key.pem", "roster-ca.pem", "roster.signed"]
+    );
 }
 
 /// Each program of a run finds its three files, by placeholder and by variable.

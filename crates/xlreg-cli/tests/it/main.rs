@@ -35,6 +35,7 @@ mod support;
 mod templates;
 mod terminal;
 mod tunnel;
+mod tunnelled;
 mod usage;
 mod verify;
 mod verify_file;

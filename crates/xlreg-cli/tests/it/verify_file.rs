@@ -198,3 +198,36 @@ fn what_is_no_file_is_told() {
     verify(".").expect(2);
     verify("./").expect(1).says(&["directory"]);
 }
+
+/// Of a run, whoever its registry is and whether the programs join by themselves, as long as it lives.
+#[test]
+fn a_run_keeps_the_signed_roster_of_its_members() {
+    let world = World::new();
+    let server = world.registry();
+    let credentials = text(&server.credentials);
+    let join =
+        "\"$0\" join $XLREG_CLUSTER --endpoint 127.0.0.1:700${XLREG_NAME#member_}; exec sleep 600";
+    let by_itself = ["sh", "-c", join, crate::support::XLREG];
+    let own: Option<&str> = None;
+    for (flags, program, registry) in [
+        (&[][..], &["sleep", "600"][..], own),
+        (&["--tunnel"], &["sleep", "600"], own),
+        (&["--registry", credentials], &["sleep", "600"], Some(credentials)),
+        (&["--self-join"], &by_itself, own),
+    ] {
+        world.detach("r", "2", flags, program);
+        let dir = world.runs().remove(0);
+        let file = dir.join("roster.signed");
+        let gone = dir.join("registry/regCred.dat");
+        let registry = registry.unwrap_or(text(&gone));
+        let (code, told) = json(&world, &file, &["--registry", registry]);
+        assert_eq!((code, &told["verified"]), (Some(0), &true.into()), "{flags:?}: {told}");
+        if *flags != ["--self-join"] {
+            // What the registry lists, also where the programs are told other places.
+            let listed = world.member("r", 1)["endpoints"].take();
+            assert_eq!(told["roster"]["members"][1]["endpoints"], listed);
+        }
+        world.down("r");
+    }
+    server.stop();
+}

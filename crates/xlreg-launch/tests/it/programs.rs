@@ -52,7 +52,7 @@ fn start_with(scripts: Vec<(&str, Ports)>, policy: Policy) -> World {
 }
 
 fn policy(on_exit: OnExit) -> Policy {
-    Policy { on_exit, grace: LONG, linger: false }
+    Policy { on_exit, grace: LONG, linger: false, lasting: false }
 }
 
 impl World {

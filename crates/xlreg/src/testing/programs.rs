@@ -92,7 +92,7 @@ impl Programs {
         let spawner = spawner.map_err(|error| TestError::io("starting programs", error))?;
         let program = specs.first().map(|spec| spec.program.to_string_lossy().into_owned());
         let program = program.unwrap_or_default();
-        let policy = Policy { on_exit: OnExit::Ignore, grace: GRACE, linger: true };
+        let policy = Policy { on_exit: OnExit::Ignore, grace: GRACE, linger: true, lasting: false };
         let (send, output) = mpsc::channel(OUTPUT_QUEUE);
         let (tell, events) = mpsc::unbounded_channel();
         let (handle, task) = supervise(specs, Arc::new(spawner), policy, send, tell);

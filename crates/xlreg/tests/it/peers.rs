@@ -6,3 +6,4 @@ mod links;
 mod refusals;
 mod strangers;
 pub(crate) mod support;
+mod wire;

@@ -158,6 +158,56 @@ async fn who_is_come_to_and_stalls_is_named() {
     assert_eq!(unreached.tries, 1);
 }
 
+/// Before a word, amid the hello, and after it, when the server waits for the rest: each has its time, is named
+/// then, and disturbs nobody. The clock is ours, and is put forward once nothing else happens.
+#[tokio::test]
+async fn who_comes_and_stalls_is_hung_up_on_and_named() {
+    let server = Running::in_memory().await;
+    let sites = sites(&server, 2).await;
+    // Without a registry, whose own deadlines would pass, too.
+    let roster = sites[0].peers.roster();
+    drop((sites, server));
+    let (near, far) = (node(0), node(1));
+    let (socket, endpoint) = port().await;
+    let roster = altered(&roster, |members| members[1].endpoints = vec![endpoint]);
+    let near = Peers::new(&near, &roster).await.unwrap();
+    let far = Peers::new(&far, &roster).await.unwrap();
+    let mut site = Site { listener: far.listen(socket), peers: far };
+    let (mut one, mut other) = link(&near, &mut site).await;
+    let mut refusals = site.listener.refusals();
+    let address = site.listener.local_addr().unwrap();
+
+    // A hello as it is sent, caught by somebody who only listens.
+    let hello = {
+        let (listener, endpoint) = port().await;
+        let there = altered(&roster, |members| members[1].endpoints = vec![endpoint]);
+        let caught = Peers::new(&node(0), &there).await.unwrap();
+        let catch = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut hello = vec![0; 4096];
+            let count = stream.read(&mut hello).await.unwrap();
+            hello.truncate(count);
+            hello
+        };
+        tokio::join!(caught.connect_once(1), catch).1
+    };
+    for words in [&b""[..], &hello[..100], &hello] {
+        let mut stalling = TcpStream::connect(address).await.unwrap();
+        stalling.write_all(words).await.unwrap();
+        tokio::time::pause();
+        let refused = refusal(&mut refusals).await;
+        tokio::time::resume();
+        let why = refused.why.to_string();
+        assert!(matches!(&*refused.why, PeerError::Stalled(_)), "{why}");
+        assert!(why.contains("no TLS handshake within 5000 ms"), "{why}");
+        assert_eq!(refused.address, stalling.local_addr().unwrap());
+        // And it is hung up on.
+        stalling.read_to_end(&mut Vec::new()).await.unwrap();
+        talk(&mut one, &mut other).await;
+    }
+    link(&near, &mut site).await;
+}
+
 /// More than may be under way at once, before a word or amid the hello; whoever means well is through at
 /// once, and those who have waited for longest make room.
 #[tokio::test]

@@ -10,6 +10,8 @@
     reason = "a bench prints what it measures, and stops at the first thing that fails"
 )]
 
+mod tunnel;
+
 use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
@@ -43,7 +45,12 @@ fn main() {
     // cargo passes --bench.
     let picked: Vec<String> =
         std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let parts: [(&str, fn()); 2] = [("throughput", throughput), ("handshakes", handshakes)];
+    let parts: [(&str, fn()); 4] = [
+        ("throughput", throughput),
+        ("handshakes", handshakes),
+        ("tunnel latency", tunnel::latency),
+        ("tunnel throughput", tunnel::throughput),
+    ];
     for (name, part) in parts {
         if picked.is_empty() || picked.iter().any(|wanted| name.contains(wanted.as_str())) {
             println!("== {name}");
