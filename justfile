@@ -63,6 +63,14 @@ codegen:
 man:
     cargo run --release -- man target/man
 
+# Fuzzes TARGET until it crashes, or replays the files that are named; see fuzz/README.md.
+fuzz TARGET *ARGS:
+    fuzz/run {{TARGET}} {{ARGS}}
+
+# Fuzzes each target for ten seconds.
+fuzz-smoke:
+    fuzz/run --smoke
+
 # All that continuous integration does, smoke runs of the real binary included.
 ci *STEPS:
     .ci/run {{STEPS}}

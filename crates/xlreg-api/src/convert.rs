@@ -125,12 +125,19 @@ pub fn duration(
     given: Option<&prost_types::Duration>,
 ) -> Result<Option<Duration>, Fault> {
     let Some(given) = given else { return Ok(None) };
-    match Duration::try_from(*given) {
-        Ok(duration) if duration >= Duration::from_millis(1) && duration <= DURATION_MAX => {
+    match read_duration(given) {
+        Some(duration) if duration >= Duration::from_millis(1) && duration <= DURATION_MAX => {
             Ok(Some(duration))
         }
         _ => Err(Fault::field(field, "must be from a millisecond to ten years")),
     }
+}
+
+/// A duration as it came; none if it is less than nothing, or not as it should be written. Not by
+/// prost's own conversion, which overflows on the least that there is.
+pub(crate) fn read_duration(given: &prost_types::Duration) -> Option<Duration> {
+    let (seconds, nanos) = (u64::try_from(given.seconds).ok()?, u32::try_from(given.nanos).ok()?);
+    (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
 }
 
 /// Writes a duration.
@@ -303,7 +310,7 @@ pub fn cluster(told: &v2::Cluster) -> Result<Cluster, Fault> {
         created: told.create_time.as_ref().map(time).unwrap_or_default(),
         fill_by: told.fill_time.as_ref().map(time),
         ends: told.expire_time.as_ref().map(time),
-        idle: told.idle_timeout.as_ref().and_then(|idle| Duration::try_from(*idle).ok()),
+        idle: told.idle_timeout.as_ref().and_then(read_duration),
         with_owner: told.with_owner,
     };
     cluster.revision = told.revision;
@@ -487,5 +494,37 @@ pub fn to_node(id: NodeId, sig_key: &Fingerprint, comms_key: Option<&PublicKey>)
         id: id.as_bytes().to_vec(),
         sig_key_sha256: sig_key.as_bytes().to_vec(),
         comms_key: comms_key.map_or_else(Vec::new, |key| key.der().to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by fuzzing: the least number of seconds ended whoever read it, where overflows are
+    /// checked.
+    #[test]
+    fn durations_that_are_none_are_refused_to_the_least_and_the_most() {
+        let most = DURATION_MAX.as_secs().cast_signed();
+        for (seconds, nanos) in [
+            (i64::MIN, 0),
+            (i64::MIN, i32::MIN),
+            (i64::MAX, i32::MAX),
+            (0, i32::MIN),
+            (1, -1),
+            (-1, 1),
+            (0, 0),
+            (0, 999_999),
+            (1, 1_000_000_000),
+            (most, 1),
+        ] {
+            let given = prost_types::Duration { seconds, nanos };
+            assert!(duration("ttl", Some(&given)).is_err(), "{given:?}");
+        }
+        for (seconds, nanos) in [(0, 1_000_000), (1, 999_999_999), (most, 0)] {
+            let given = prost_types::Duration { seconds, nanos };
+            let read = duration("ttl", Some(&given)).unwrap().unwrap();
+            assert_eq!(to_duration(read), given);
+        }
     }
 }

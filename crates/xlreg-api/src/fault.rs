@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
+use prost::Message;
+use prost_types::Any;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt as _};
+use tonic_types::{ErrorDetails, ErrorInfo, RetryInfo, StatusExt as _, pb};
 use xlreg_core::Refusal;
 
+use crate::convert::{DURATION_MAX, read_duration};
 use crate::v2::ErrorReason;
 
 /// The domain of all our reasons.
@@ -118,16 +121,32 @@ impl Fault {
     /// Reads the reason out of a status that came from a registry; none if it has none of ours.
     #[must_use]
     pub fn read(status: &Status) -> Option<Self> {
-        let details = status.get_error_details();
-        let info = details.error_info().filter(|info| info.domain == DOMAIN)?;
+        // By hand, since tonic's own reading converts the delay with prost's, which may overflow.
+        let details = pb::Status::decode(status.details()).ok()?.details;
+        let info: pb::ErrorInfo = detail(&details, ErrorInfo::TYPE_URL)?;
+        if info.domain != DOMAIN {
+            return None;
+        }
+        let retry: Option<pb::RetryInfo> = detail(&details, RetryInfo::TYPE_URL);
         let reason = ErrorReason::from_str_name(&format!("{PREFIX}{}", info.reason));
         Some(Self {
             reason: reason.unwrap_or(ErrorReason::Unspecified),
             message: status.message().to_owned(),
-            metadata: info.metadata.clone(),
-            retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+            metadata: info.metadata,
+            retry_after: retry.and_then(|retry| read_duration(&retry.retry_delay?)).map(bounded),
         })
     }
+}
+
+/// Whoever adds it to a time should get one that exists.
+fn bounded(wait: Duration) -> Duration {
+    wait.min(DURATION_MAX)
+}
+
+/// The first detail of a type.
+fn detail<M: Message + Default>(details: &[Any], type_url: &str) -> Option<M> {
+    let found = details.iter().find(|detail| detail.type_url == type_url)?;
+    M::decode(found.value.as_slice()).ok()
 }
 
 impl From<Fault> for Status {
@@ -222,6 +241,35 @@ mod tests {
             assert_eq!(format!("{PREFIX}{}", info.reason), reason.as_str_name());
         }
         assert!(known >= 27);
+    }
+
+    /// The least number of seconds ended whoever read it, where overflows are checked.
+    #[test]
+    fn a_delay_that_is_none_is_left_out() {
+        let any = |type_url: &str, value| Any { type_url: type_url.to_owned(), value };
+        let info = pb::ErrorInfo { domain: DOMAIN.into(), ..Default::default() };
+        for (seconds, nanos) in [(i64::MIN, 0), (i64::MIN, i32::MIN), (-1, 0), (0, i32::MAX)] {
+            let delay =
+                pb::RetryInfo { retry_delay: Some(prost_types::Duration { seconds, nanos }) };
+            let details = pb::Status {
+                code: 8,
+                message: String::new(),
+                details: vec![
+                    any(RetryInfo::TYPE_URL, delay.encode_to_vec()),
+                    any(ErrorInfo::TYPE_URL, info.encode_to_vec()),
+                ],
+            };
+            let code = Code::ResourceExhausted;
+            let status = Status::with_details(code, "", details.encode_to_vec().into());
+            assert_eq!(Fault::read(&status).unwrap().retry_after, None, "{delay:?}");
+        }
+    }
+
+    #[test]
+    fn a_delay_without_an_end_is_ten_years() {
+        let endless = Fault::new(ErrorReason::RateLimited, "").retry_after(Duration::MAX);
+        let read = Fault::read(&Status::from(endless)).unwrap();
+        assert_eq!(read.retry_after, Some(DURATION_MAX));
     }
 
     #[test]

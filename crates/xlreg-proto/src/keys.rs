@@ -284,36 +284,31 @@ impl PrivateKey {
     /// [`KeyError::Generate`] if the cryptographic library fails.
     pub fn generate() -> Result<Self, KeyError> {
         let signing = KeyPair::generate(KeySize::Rsa2048).map_err(|_| KeyError::Generate)?;
-        let pkcs8: Pkcs8V1Der<'_> = signing.as_der().map_err(|_| KeyError::Generate)?;
-        let info = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).map_err(|_| KeyError::Generate)?;
-        let pkcs1 = Zeroizing::new(info.private_key.as_bytes().to_vec());
-        let key =
-            PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| KeyError::Generate)?;
-        Self::assemble(key, signing, pkcs1)
+        Self::assemble(signing, KeyError::Generate)
     }
 
     /// Reads the PKCS #1 DER that node files hold.
     ///
     /// # Errors
     /// [`KeyError`] if it is not a consistent RSA private key of at least
-    /// [`COMMS_KEY_BITS_MIN`] bits.
+    /// [`COMMS_KEY_BITS_MIN`] bits, or not in the one form that DER has for it.
     pub fn from_pkcs1(der: &[u8]) -> Result<Self, KeyError> {
-        let malformed = |_| KeyError::Malformed { form: "DER RSAPrivateKey, at least 2048 bits" };
-        let signing = KeyPair::from_der(der).map_err(|_| malformed(()))?;
-        let pkcs8: Pkcs8V1Der<'_> = signing.as_der().map_err(|_| malformed(()))?;
-        let key = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| malformed(()))?;
-        Self::assemble(key, signing, Zeroizing::new(der.to_vec()))
+        let malformed = KeyError::Malformed { form: "DER RSAPrivateKey, at least 2048 bits" };
+        let signing = KeyPair::from_der(der).map_err(|_| malformed)?;
+        let key = Self::assemble(signing, malformed)?;
+        // The library overlooks what comes after the key, and later refuses to sign with the whole.
+        if *key.pkcs1 == *der { Ok(key) } else { Err(malformed) }
     }
 
-    fn assemble(
-        key: PrivateDecryptingKey,
-        signing: KeyPair,
-        pkcs1: Zeroizing<Vec<u8>>,
-    ) -> Result<Self, KeyError> {
-        let spki: PublicKeyX509Der<'_> =
-            key.public_key().as_der().map_err(|_| KeyError::Generate)?;
+    /// The parts of a key; `failed` if the cryptographic library does not give them.
+    fn assemble(signing: KeyPair, failed: KeyError) -> Result<Self, KeyError> {
+        let pkcs8: Pkcs8V1Der<'_> = signing.as_der().map_err(|_| failed)?;
+        let info = PrivateKeyInfoRef::from_der(pkcs8.as_ref()).map_err(|_| failed)?;
+        let pkcs1 = Zeroizing::new(info.private_key.as_bytes().to_vec());
+        let key = PrivateDecryptingKey::from_pkcs8(pkcs8.as_ref()).map_err(|_| failed)?;
+        let spki: PublicKeyX509Der<'_> = key.public_key().as_der().map_err(|_| failed)?;
         let public = public_key(spki.as_ref())?;
-        let opening = OaepPrivateDecryptingKey::new(key).map_err(|_| KeyError::Generate)?;
+        let opening = OaepPrivateDecryptingKey::new(key).map_err(|_| failed)?;
         Ok(Self { opening, signing, pkcs1, public })
     }
 
@@ -440,6 +435,17 @@ mod tests {
         assert_eq!(again.open(&block).unwrap().as_slice(), b"hello");
         assert!(again.open(&block[1..]).is_err());
         assert!(again.open(&[0; 256]).is_err());
+    }
+
+    /// Found by fuzzing: such a key was taken, and then could not sign.
+    #[test]
+    fn a_private_key_with_something_after_it_is_refused() {
+        let key = PrivateKey::generate().unwrap();
+        for after in [&[0][..], &[0xFF; 95], key.pkcs1()] {
+            let der = [key.pkcs1(), after].concat();
+            let error = PrivateKey::from_pkcs1(&der).unwrap_err();
+            assert!(matches!(error, KeyError::Malformed { .. }), "{error}");
+        }
     }
 
     #[test]

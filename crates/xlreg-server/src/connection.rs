@@ -117,7 +117,7 @@ impl Transport for TcpStream {
     }
 }
 
-#[cfg(any(test, feature = "simulation"))]
+#[cfg(any(test, feature = "simulation", feature = "fuzzing"))]
 impl Transport for tokio::io::DuplexStream {}
 
 /// A client's connection.

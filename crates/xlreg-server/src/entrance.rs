@@ -231,7 +231,7 @@ fn is_over(until: &mut Option<Until>, context: &mut Context<'_>) -> bool {
 }
 
 /// A request's message, which earns what it spends when it is read.
-pub(crate) struct Asked {
+struct Asked {
     body: Incoming,
     credit: Option<Arc<Credit>>,
     until: Option<Until>,

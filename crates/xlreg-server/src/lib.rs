@@ -17,6 +17,7 @@
 //! | `lifetimes` | ending clusters whose time is over |
 //! | `surroundings` | chance and tasks, which a simulation brings itself |
 //! | `simulation` | with the feature of that name, for `xlreg-sim`: serving without sockets |
+//! | `fuzzing` | with the feature of that name, for `fuzz/`: the doors without listener and TLS |
 //! | `rates`, `tally` | how often, and how much at once |
 //! | [`pool`] | the threads that open hellos |
 //! | `turns` | whose hello is opened next, and the bound on that work |
@@ -32,6 +33,9 @@ pub mod config;
 mod connection;
 mod door;
 mod entrance;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod home;
 mod lifetimes;
 pub mod local;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tower::{Service as _, ServiceExt as _};
 use xlreg_api::fault::Fault;
@@ -31,7 +32,7 @@ use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
-use crate::entrance::{Asked, Entrance, Owed, refusal};
+use crate::entrance::{Entrance, Owed, refusal};
 use crate::lifetimes::Presence;
 use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
@@ -148,7 +149,7 @@ impl Peer {
     }
 
     /// One whose handshake is taken for granted.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(feature = "simulation", feature = "fuzzing"))]
     pub(crate) fn simulated(key: PublicKey, address: SocketAddr) -> Arc<Self> {
         Arc::new(Self::new(key, address, site(address.ip()), Arc::new(Credit::new())))
     }
@@ -180,11 +181,14 @@ impl Peer {
 
 /// A client whose handshake is done, and the places that it had for it. In a box wherever it goes: it
 /// is of some KiB, and whatever holds it over an await would keep room for it.
-struct Shaken<S: AsyncWrite + Unpin> {
-    stream: Rewound<TlsStream<Gathered<Metered<S>>>>,
+pub(crate) struct Shaken<S> {
+    stream: S,
     peer: Arc<Peer>,
     _places: [Place<Option<IpAddr>>; 2],
 }
+
+/// What is spoken over after the handshake.
+type Private<S> = Rewound<TlsStream<Gathered<Metered<S>>>>;
 
 /// Why a connection is over.
 #[derive(Debug, Error)]
@@ -239,7 +243,11 @@ impl Front {
     }
 
     /// Has the service answer that the request is for.
-    pub(crate) fn answer(&self, request: Request<Asked>) -> Served {
+    pub(crate) fn answer<B>(&self, request: Request<B>) -> Served
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<StdError> + Send,
+    {
         if request.uri().path().starts_with(OWN_PATHS) {
             // It is always ready.
             self.api.clone().call(request)
@@ -293,7 +301,7 @@ impl Front {
         stream: S,
         address: SocketAddr,
         by: Instant,
-    ) -> Result<Box<Shaken<S>>, Over>
+    ) -> Result<Box<Shaken<Private<S>>>, Over>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -321,7 +329,7 @@ impl Front {
     }
 
     /// Answers requests until one of us has had enough.
-    async fn converse<S>(&self, shaken: Box<Shaken<S>>) -> Over
+    pub(crate) async fn converse<S>(&self, shaken: Box<Shaken<S>>) -> Over
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -388,6 +396,17 @@ impl Front {
             let _closed = timeout_at(by, connection).await;
         }
         Over::Connections(max)
+    }
+}
+
+#[cfg(feature = "fuzzing")]
+impl<S> Shaken<Metered<S>> {
+    /// A client that needs no handshake.
+    pub(crate) fn simulated(front: &Front, peer: Arc<Peer>, stream: S) -> Result<Box<Self>, Over> {
+        let Shared { bounds, .. } = &*front.shared;
+        let places = front.shared.begin_handshake(peer.site)?;
+        let stream = Metered::new(stream, Arc::clone(&peer.credit), bounds.stall);
+        Ok(Box::new(Self { stream, peer, _places: places }))
     }
 }
 

@@ -113,48 +113,8 @@ impl Server {
         config: &Config,
     ) -> Result<Self, StartError> {
         let listen = listener.local_addr()?;
-        let legacy = config.access.legacy.unwrap_or(listen.ip().is_loopback());
-        let identity = Arc::new(identity);
-        let mut hosts = vec![listen.ip().to_string()];
-        hosts.extend(identity.entry.endpoints.iter().map(|at| at.host().to_owned()));
-        let id = identity.entry.id;
-        let tls = ServerTls::new(Arc::clone(&keys.sig), id, hosts, SystemTime::now())?;
-        let clock = engine.clock().clone();
-        let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
-        let stop = CancellationToken::new();
-        let front = Front::new(modern::Shared {
-            engine: Arc::clone(&engine),
-            identity: Arc::clone(&identity),
-            tls: Arc::new(tls),
-            notary: Arc::new(notary),
-            bounds: config.modern,
-            access: config.access.clone(),
-            legacy,
-            presence: Presence::new(engine.clock().clone()),
-            handshakes: Tally::default(),
-            handshake_rates: Rates::new(config.modern.handshakes),
-            request_rates: Rates::new(config.modern.requests),
-            address_rates: Rates::new(config.modern.address_requests),
-            registration_rates: Rates::new(config.modern.registrations),
-            requests: Tally::default(),
-            requests_of: Tally::default(),
-            watches: Tally::default(),
-            watches_of: Tally::default(),
-            stop: stop.clone(),
-            around: Surroundings::default(),
-            #[cfg(feature = "simulation")]
-            flaw: None,
-        });
-        let shared = Shared {
-            engine,
-            pool: Pool::start(&keys.comms, config.connections.unproven_hellos)?,
-            identity,
-            hello_bytes: keys.comms.block_bytes(),
-            bounds: config.connections,
-            stop,
-            around: Surroundings::default(),
-        };
-        Ok(Self { listener, shared: Arc::new(shared), front, counters: Arc::default() })
+        let (shared, front) = doors(listen.ip(), engine, keys, identity, config)?;
+        Ok(Self { listener, shared, front, counters: Arc::default() })
     }
 
     /// Whether the old wire is served.
@@ -242,6 +202,57 @@ impl Server {
             drop((place, permit));
         });
     }
+}
+
+/// What the connections of each door share: the old one's, then the modern one's.
+pub(crate) fn doors(
+    listen: IpAddr,
+    engine: Arc<dyn Engine>,
+    keys: &Keys,
+    identity: Identity,
+    config: &Config,
+) -> Result<(Arc<Shared>, Front), StartError> {
+    let identity = Arc::new(identity);
+    let mut hosts = vec![listen.to_string()];
+    hosts.extend(identity.entry.endpoints.iter().map(|at| at.host().to_owned()));
+    let id = identity.entry.id;
+    let tls = ServerTls::new(Arc::clone(&keys.sig), id, hosts, SystemTime::now())?;
+    let clock = engine.clock().clone();
+    let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
+    let stop = CancellationToken::new();
+    let front = Front::new(modern::Shared {
+        engine: Arc::clone(&engine),
+        identity: Arc::clone(&identity),
+        tls: Arc::new(tls),
+        notary: Arc::new(notary),
+        bounds: config.modern,
+        access: config.access.clone(),
+        legacy: config.access.legacy.unwrap_or(listen.is_loopback()),
+        presence: Presence::new(engine.clock().clone()),
+        handshakes: Tally::default(),
+        handshake_rates: Rates::new(config.modern.handshakes),
+        request_rates: Rates::new(config.modern.requests),
+        address_rates: Rates::new(config.modern.address_requests),
+        registration_rates: Rates::new(config.modern.registrations),
+        requests: Tally::default(),
+        requests_of: Tally::default(),
+        watches: Tally::default(),
+        watches_of: Tally::default(),
+        stop: stop.clone(),
+        around: Surroundings::default(),
+        #[cfg(feature = "simulation")]
+        flaw: None,
+    });
+    let shared = Shared {
+        engine,
+        pool: Pool::start(&keys.comms, config.connections.unproven_hellos)?,
+        identity,
+        hello_bytes: keys.comms.block_bytes(),
+        bounds: config.connections,
+        stop,
+        around: Surroundings::default(),
+    };
+    Ok((Arc::new(shared), front))
 }
 
 /// A client that has been accepted, and what it meets.

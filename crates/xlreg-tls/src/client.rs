@@ -175,7 +175,7 @@ impl ServerCertVerifier for PinnedRoot {
 /// Checks that `root` is the pinned key's, and that it issued `leaf` for a server at this time.
 ///
 /// The key comes first, so that whoever meets another registry is told that and nothing else.
-fn check_chain(
+pub(crate) fn check_chain(
     pin: Pin,
     root: &CertificateDer<'_>,
     leaf: &CertificateDer<'_>,

@@ -15,6 +15,7 @@
 //! | [`client`] | the side that connects: the pin, and why a server is refused |
 //! | [`gathered`] | a stream below TLS that sends small writes together |
 //! | [`error`] | all the ways in which it fails |
+//! | `fuzzing` | the judges without the handshake; with the feature of that name only |
 //!
 //! Deliberately absent: sockets and handshakes (hand the configurations to tokio-rustls), files (the
 //! keys come from outside and everything else is made of them), and the clock, as far as we need
@@ -31,6 +32,8 @@ pub mod peer;
 pub mod server;
 
 mod crypto;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(test)]
 mod testing;
 

@@ -49,6 +49,16 @@ const SERVERS: usize = 128;
 /// Tickets for each connection, so that who comes back with two at once resumes with both.
 const TICKETS: usize = 2;
 
+/// What a peer's certificate comes to: its key, and the last second of its life.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn judge_peer(
+    certificate: &CertificateDer<'_>,
+    now: UnixTime,
+) -> Result<(PublicKey, u64), PeerRefused> {
+    let judge::Judged { key, not_after } = judge::judge(certificate, &[], now)?;
+    Ok((key, not_after))
+}
+
 /// Who is let in. It is asked in every handshake, full or resumed.
 pub trait Admission: fmt::Debug + Send + Sync {
     /// Whether the holder of this sig key is let in now. If we connect, `meant` is the key of the

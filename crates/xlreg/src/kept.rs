@@ -100,8 +100,13 @@ fn read(path: &Path) -> Result<Roster, KeptError> {
             return Err(KeptError::Exposed { path, mode });
         }
     }
-    let parsed = serde_json::from_str::<KeptRoster>(&text).map_err(|error| error.to_string());
-    parsed.and_then(KeptRoster::check).map_err(|problem| KeptError::Content { path, problem })
+    parse(&text).map_err(|problem| KeptError::Content { path, problem })
+}
+
+/// What a file says, or what is wrong with it.
+pub(crate) fn parse(text: &str) -> Result<Roster, String> {
+    let parsed = serde_json::from_str::<KeptRoster>(text).map_err(|error| error.to_string());
+    parsed.and_then(KeptRoster::check)
 }
 
 /// What [`Roster::to_file_json`] writes. Fields may be added, as docs/operations/cli.md promises.

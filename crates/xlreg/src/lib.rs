@@ -40,6 +40,7 @@
 //! | [`wire`] | what a registry is spoken to over |
 //! | [`error`] | what can go wrong, sorted by what to do about it |
 //! | `testing` | registries and clusters for tests; needs the feature of that name |
+//! | `fuzzing` | with the feature of that name, for `fuzz/`: what reads files, without the files |
 //! | `modern`, `answers` | one connection by the modern door, and what its errors mean |
 //! | `secure` | TLS configurations, kept so that sessions resume |
 //! | `link`, `lookup` | one connection over the old wire, and a roster over it |
@@ -57,6 +58,9 @@ pub mod commands;
 pub mod error;
 pub mod following;
 pub mod forming;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod invitations;
 pub mod kept;
