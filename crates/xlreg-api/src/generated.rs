@@ -874,8 +874,8 @@ pub mod registry_client {
         }
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and so are its watches with the next news. Signatures of
-        /// entries go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
+        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
         pub async fn rotate_keys(
@@ -1310,8 +1310,8 @@ pub mod registry_server {
         ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and so are its watches with the next news. Signatures of
-        /// entries go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
+        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
         async fn rotate_keys(

@@ -68,11 +68,12 @@ impl Watch {
     async fn tell_all(&mut self, told: &mpsc::Sender<Told>) -> Flow {
         loop {
             let cluster = Arc::clone(&self.receiver.borrow_and_update());
+            self.catch_up(&cluster, told).await?;
+            // That it was is the last that it hears, as a change of the cluster if it is in there.
             if self.is_retired().await {
                 self.tell(Err(Fault::from(Refusal::KeyRetired).into()), told).await?;
                 return ControlFlow::Break(());
             }
-            self.catch_up(&cluster, told).await?;
             if let Some(how) = cluster.gone {
                 self.tell(Ok(convert::to_gone(cluster.revision, how)), told).await?;
                 return ControlFlow::Break(());

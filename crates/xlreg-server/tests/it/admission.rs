@@ -189,6 +189,7 @@ async fn a_retired_key_is_refused_everywhere() {
     }
     caller.rotate(sig_key(1)).await.unwrap();
 
+    assert_eq!(watch.change().await.1, "a");
     let ended = soon(watch.0.message()).await.unwrap_err();
     assert_eq!(Fault::read(&ended).unwrap().reason, ErrorReason::KeyRetired);
     let retired = "this key was retired: another has taken its place";
