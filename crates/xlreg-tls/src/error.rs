@@ -113,6 +113,12 @@ pub enum ClientRefused {
         /// How many there are.
         got: usize,
     },
+    /// More bytes than a node's certificate needs.
+    #[error("the client's certificate has {got} bytes, and 8192 are the most")]
+    Size {
+        /// How many there are.
+        got: usize,
+    },
     /// Not X.509, or of a version before 3.
     #[error("the client's certificate cannot be read: {0}")]
     Malformed(webpki::Error),
@@ -135,6 +141,12 @@ pub enum PeerRefused {
     /// No certificate, or more than one is ready to look at.
     #[error("it shows {got} certificates; one of its sig key is needed, and 8 are the most")]
     Chain {
+        /// How many there are.
+        got: usize,
+    },
+    /// More bytes than a node's certificate needs.
+    #[error("its certificate has {got} bytes, and 8192 are the most")]
+    Size {
         /// How many there are.
         got: usize,
     },
@@ -242,6 +254,7 @@ impl From<ClientRefused> for PeerRefused {
     fn from(refused: ClientRefused) -> Self {
         match refused {
             ClientRefused::Chain { got } => Self::Chain { got },
+            ClientRefused::Size { got } => Self::Size { got },
             ClientRefused::Malformed(error) => Self::Malformed(error),
             ClientRefused::Key(error) => Self::Key(error),
         }

@@ -208,8 +208,15 @@ impl ClientCertVerifier for AnyNode {
     }
 }
 
+/// Bytes of a node's certificate: it is kept for as long as a connection is, and goes into tickets. One
+/// with a key and a signature of 4096 bits has some 1.3 KiB, and names and addresses add to that.
+const CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
+
 /// The key in a node's certificate.
 pub(crate) fn node_key(certificate: &CertificateDer<'_>) -> Result<PublicKey, ClientRefused> {
+    if certificate.len() > CERTIFICATE_BYTES_MAX {
+        return Err(ClientRefused::Size { got: certificate.len() });
+    }
     let certificate = EndEntityCert::try_from(certificate).map_err(ClientRefused::Malformed)?;
     let key = keys::public_key(&certificate.subject_public_key_info())?;
     let bits = keys::key_bits(&key);
@@ -403,7 +410,10 @@ mod tests {
         let ec = certificate_of(&rcgen::KeyPair::generate().unwrap());
         let small = certificate_of(&Numbers::new(1024));
         let large = certificate_of(&Numbers::new(8192));
+        let mut padded = certificate_of(&Numbers::new(2048)).to_vec();
+        padded.resize(CERTIFICATE_BYTES_MAX + 1, 0);
         for (der, says) in [
+            (CertificateDer::from(padded), "8193 bytes, and 8192 are the most"),
             (ec, "not an RSA key"),
             (small, "1024 bits; from 2048 to 4096"),
             (large, "8192 bits; from"),

@@ -134,9 +134,10 @@ impl ClientCertVerifier for Newcomer {
 /// verdict.
 fn alert(refused: &PeerRefused) -> CertificateError {
     match refused {
-        PeerRefused::Chain { .. } | PeerRefused::Malformed(_) | PeerRefused::Dates => {
-            CertificateError::BadEncoding
-        }
+        PeerRefused::Chain { .. }
+        | PeerRefused::Size { .. }
+        | PeerRefused::Malformed(_)
+        | PeerRefused::Dates => CertificateError::BadEncoding,
         PeerRefused::Key(_) => CertificateError::InvalidPurpose,
         PeerRefused::Expired { .. } => CertificateError::Expired,
         PeerRefused::NotYet { .. } => CertificateError::NotValidYet,
