@@ -106,6 +106,7 @@ pub(crate) async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     let doing = || format!("creating cluster {}", new.name);
     let made = registry.create(&identity, &new).await.with_context(doing)?;
     Error::unless_as_asked(&new, &made)?;
+    unless_anothers(&new, &made, identity.sig_key().fingerprint())?;
     if registry.wire() == Wire::V2 {
         hand_out(args, &registry, &identity, &new, &made).await.with_context(doing)?;
     } else {
@@ -160,6 +161,22 @@ fn title(made: &Cluster) -> String {
     format!("cluster {name} ({id}) for {size} members{}", lifetime.unwrap_or_default())
 }
 
+/// Who may join a cluster is its owner's to say. One of somebody else's that was there already is not
+/// what was asked for, unless anybody may join either.
+fn unless_anothers(new: &NewCluster, made: &Cluster, me: Fingerprint) -> Result<(), Ending> {
+    match made.owner.filter(|owner| *owner != me && new.policy != Policy::Open) {
+        Some(owner) => Err(Ending::new(
+            Code::Conflict,
+            format!(
+                "cluster {} was there already, and is another's: the holder of sig key sha256 {owner} says \
+                 who may join it; take another name",
+                new.name
+            ),
+        )),
+        None => Ok(()),
+    }
+}
+
 /// What a user should know of a cluster that was there already, if it is not as it was asked for.
 fn remark(new: &NewCluster, made: &Cluster, me: Fingerprint) -> Option<String> {
     if let Some(owner) = made.owner.filter(|owner| *owner != me) {
@@ -182,6 +199,22 @@ mod tests {
     use xlreg_core::{ClusterId, Time};
 
     use super::*;
+
+    /// It might let in anybody, whatever was asked for.
+    #[test]
+    fn a_cluster_of_anothers_that_not_everybody_may_join_is_refused() {
+        let (me, other) = (Fingerprint::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
+        let open = NewCluster::open("alpha".parse().unwrap(), 3, 1);
+        for policy in [Policy::Open, Policy::Token, Policy::Keys([me].into())] {
+            let new = NewCluster { policy: policy.clone(), ..open.clone() };
+            let made = |owner| {
+                Cluster::new(ClusterId::from_bytes([0; 20]), &new, Some(owner), Time::default())
+            };
+            assert!(unless_anothers(&new, &made(me), me).is_ok());
+            let anothers = unless_anothers(&new, &made(other), me);
+            assert_eq!(anothers.is_ok(), policy == Policy::Open);
+        }
+    }
 
     /// A cluster that was there already need not be what was asked for.
     #[test]
