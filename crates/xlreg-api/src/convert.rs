@@ -30,6 +30,9 @@ use crate::v2::watch_cluster_response as watch;
 /// The longest time that anything may be asked to last: ten years.
 pub const DURATION_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
+/// The least time after which a cluster may end for want of use.
+pub const IDLE_MIN: Duration = Duration::from_secs(1);
+
 /// Reads an ID or a fingerprint.
 ///
 /// # Errors
@@ -130,6 +133,15 @@ pub fn duration(
             Ok(Some(duration))
         }
         _ => Err(Fault::field(field, "must be from a millisecond to ten years")),
+    }
+}
+
+/// The same of a time after which a cluster that is watched is looked at again.
+fn idle_timeout(given: Option<&prost_types::Duration>) -> Result<Option<Duration>, Fault> {
+    const FIELD: &str = "lifetime.idle_timeout";
+    match duration(FIELD, given)? {
+        Some(idle) if idle < IDLE_MIN => Err(Fault::field(FIELD, "must be a second or more")),
+        idle => Ok(idle),
     }
 }
 
@@ -244,7 +256,7 @@ fn lifetime(given: Option<&v2::Lifetime>) -> Result<Lifetime, Fault> {
     Ok(Lifetime {
         fill_within: duration("lifetime.fill_within", given.fill_within.as_ref())?,
         ttl: duration("lifetime.ttl", given.ttl.as_ref())?,
-        idle: duration("lifetime.idle_timeout", given.idle_timeout.as_ref())?,
+        idle: idle_timeout(given.idle_timeout.as_ref())?,
         with_owner: given.with_owner,
     })
 }

@@ -158,7 +158,8 @@ pub struct Lifetime {
     /// It lives this long after its creation.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
-    /// It lives until nothing has changed in it and nobody has watched it for this long.
+    /// It lives until nothing has changed in it and nobody has watched it for this long: a second or
+    /// more.
     #[prost(message, optional, tag = "3")]
     pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
     /// It lives as long as its owner's sig key has a connection to the registry, and some seconds
@@ -275,7 +276,8 @@ pub struct ListClustersResponse {
 pub struct WatchClusterRequest {
     #[prost(message, optional, tag = "1")]
     pub cluster: ::core::option::Option<ClusterRef>,
-    /// The last revision seen. Not set: begin with a snapshot.
+    /// The last revision seen. Not set: begin with a snapshot. It counts if the cluster is named by
+    /// its ID, and not by its name: another cluster may have that by now, with revisions of its own.
     #[prost(uint64, optional, tag = "2")]
     pub after_revision: ::core::option::Option<u64>,
 }
@@ -1052,7 +1054,7 @@ pub mod registry_client {
         /// Follows a cluster: first a snapshot, then each change in order, until the cluster is gone.
         ///
         /// Each change of a cluster raises its revision by exactly one and is told exactly once. To go on
-        /// after a broken stream, ask with the last revision seen. If the changes since then are still
+        /// after a broken stream, ask with its ID and the last revision seen. If the changes since then are still
         /// known, they follow; if not, another snapshot comes first. So a client that replaces what it
         /// has by each snapshot, and applies each change, always ends with the roster as it is.
         ///
@@ -1392,7 +1394,7 @@ pub mod registry_server {
         /// Follows a cluster: first a snapshot, then each change in order, until the cluster is gone.
         ///
         /// Each change of a cluster raises its revision by exactly one and is told exactly once. To go on
-        /// after a broken stream, ask with the last revision seen. If the changes since then are still
+        /// after a broken stream, ask with its ID and the last revision seen. If the changes since then are still
         /// known, they follow; if not, another snapshot comes first. So a client that replaces what it
         /// has by each snapshot, and applies each change, always ends with the roster as it is.
         ///

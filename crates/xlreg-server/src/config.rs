@@ -37,7 +37,8 @@ pub struct Config {
 /// drain are those of [`Connections`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Modern {
-    /// TLS handshakes under way at once. Beyond it new ones are turned away.
+    /// TLS handshakes under way at once. Beyond it the address that has most of them loses its oldest
+    /// to whoever has fewer; who has as many is turned away.
     pub handshakes_max: usize,
     /// The same from one IP address.
     pub handshakes_per_address_max: usize,
@@ -53,8 +54,14 @@ pub struct Modern {
     pub watches_max: usize,
     /// Requests under way at once on one connection.
     pub streams_per_connection_max: u32,
-    /// Requests under way for one sig key, until their answers have been taken; streams of health
-    /// checks and reflection are among them for as long as they are open.
+    /// Bytes of news for watchers at one IP address that they have not taken in yet: whole rosters are
+    /// up to 300 KiB, changes some KiB. A watch that would go beyond it is ended, and told when to
+    /// come back; a connection that takes no news for as long as `request` and `stall` together is
+    /// cut off.
+    pub unread_bytes_per_address_max: usize,
+    /// The same in all.
+    pub unread_bytes_max: usize,
+    /// Requests under way for one sig key, until their answers have been taken.
     pub requests_per_key_max: usize,
     /// The same for one IP address.
     pub requests_per_address_max: usize,
@@ -91,6 +98,8 @@ impl Default for Modern {
             watches_per_key_max: 1024,
             watches_per_address_max: 32_768,
             watches_max: 131_072,
+            unread_bytes_per_address_max: 64 * 1024 * 1024,
+            unread_bytes_max: 512 * 1024 * 1024,
             streams_per_connection_max: 128,
             requests_per_key_max: 256,
             requests_per_address_max: 1024,
@@ -221,6 +230,8 @@ pub struct FileModern {
     watches_per_key_max: Option<usize>,
     watches_per_address_max: Option<usize>,
     watches_max: Option<usize>,
+    unread_bytes_per_address_max: Option<usize>,
+    unread_bytes_max: Option<usize>,
     streams_per_connection_max: Option<u32>,
     requests_per_key_max: Option<usize>,
     requests_per_address_max: Option<usize>,
@@ -444,6 +455,16 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             default.watches_per_address_max,
         )?,
         watches_max: count("modern.watches-max", file.watches_max, default.watches_max)?,
+        unread_bytes_per_address_max: count(
+            "modern.unread-bytes-per-address-max",
+            file.unread_bytes_per_address_max,
+            default.unread_bytes_per_address_max,
+        )?,
+        unread_bytes_max: count(
+            "modern.unread-bytes-max",
+            file.unread_bytes_max,
+            default.unread_bytes_max,
+        )?,
         streams_per_connection_max: small(
             "modern.streams-per-connection-max",
             file.streams_per_connection_max,
@@ -575,6 +596,8 @@ mod tests {
             watches-per-key-max = 34
             watches-per-address-max = 54
             watches-max = 55
+            unread-bytes-per-address-max = 58
+            unread-bytes-max = 59
             streams-per-connection-max = 35
             requests-per-key-max = 51
             requests-per-address-max = 52
@@ -626,6 +649,8 @@ mod tests {
                 watches_per_key_max: 34,
                 watches_per_address_max: 54,
                 watches_max: 55,
+                unread_bytes_per_address_max: 58,
+                unread_bytes_max: 59,
                 streams_per_connection_max: 35,
                 requests_per_key_max: 51,
                 requests_per_address_max: 52,

@@ -33,6 +33,12 @@ const REQUEST_EARNS: usize = 2 * 1024;
 /// Bytes that each message of an answer earns it: window updates and pings go back for them.
 const MESSAGE_EARNS: usize = 256;
 
+/// Streams of health checks and of reflection that may be open: of one sig key, from one IP address,
+/// and in all. They have no end, so they must not take the places of calls that have.
+const ENDLESS_PER_KEY_MAX: usize = 16;
+const ENDLESS_PER_ADDRESS_MAX: usize = 64;
+const ENDLESS_MAX: usize = 1024;
+
 /// What sort of call a path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
@@ -95,6 +101,8 @@ impl Service<Request<Incoming>> for Entrance {
         request.extensions_mut().insert(Arc::clone(peer));
         let answering = front.answer(request);
         let following = peer.following.clone();
+        let news = (call == Call::Watch)
+            .then(|| News { shared: Arc::clone(&front.shared), peer: Arc::clone(peer) });
         Box::pin(async move {
             let answer = match stop {
                 None => answering.await?,
@@ -107,7 +115,14 @@ impl Service<Request<Incoming>> for Entrance {
             // As many as there are streams.
             let following = endless.and_then(|_| following.take((), usize::MAX));
             let taken = Some(taken);
-            Ok(answer.map(|body| Answer { body, taken, credit, until, _following: following }))
+            Ok(answer.map(|body| Answer {
+                body,
+                taken,
+                news,
+                credit,
+                until,
+                _following: following,
+            }))
         })
     }
 }
@@ -115,7 +130,7 @@ impl Service<Request<Incoming>> for Entrance {
 impl Shared {
     /// Counts a request, unless there are too many or they come too fast.
     fn admit(&self, peer: &Arc<Peer>, call: Call) -> Result<Taken, Fault> {
-        let Self { bounds, requests, requests_of, watches_of, .. } = self;
+        let Self { bounds, requests, requests_of, watches_of, endless, endless_of, .. } = self;
         let fast = |wait| limited("requests", wait);
         self.request_rates.check(&peer.print()).map_err(fast)?;
         self.address_rates.check(&peer.site).map_err(fast)?;
@@ -130,13 +145,27 @@ impl Shared {
                 _of_all: of_all.ok_or_else(crowded)?,
             });
         }
+        if call == Call::Endless {
+            let crowded = || crowded("health checks and reflections", bounds.stall);
+            let of_key = endless.take(peer.print(), ENDLESS_PER_KEY_MAX).ok_or_else(crowded)?;
+            let of_address = endless_of.take(Some(peer.site), ENDLESS_PER_ADDRESS_MAX);
+            let of_address = of_address.ok_or_else(crowded)?;
+            let of_all = endless_of.take(None, ENDLESS_MAX).ok_or_else(crowded)?;
+            let of_key = Some(of_key);
+            return Ok(Taken {
+                owed: None,
+                _of_key: of_key,
+                _of_address: of_address,
+                _of_all: of_all,
+            });
+        }
         let crowded = || crowded("requests", bounds.stall);
         let of_key = requests.take(peer.print(), bounds.requests_per_key_max);
         let of_key = of_key.ok_or_else(crowded)?;
         let of_address = requests_of.take(Some(peer.site), bounds.requests_per_address_max);
         let of_address = of_address.ok_or_else(crowded)?;
         let of_all = requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?;
-        let owed = (call == Call::Plain).then(|| (peer.owed.begin(), Arc::clone(peer)));
+        let owed = Some((peer.owed.begin(), Arc::clone(peer)));
         Ok(Taken { owed, _of_key: Some(of_key), _of_address: of_address, _of_all: of_all })
     }
 }
@@ -199,9 +228,9 @@ impl Owed {
     }
 }
 
-/// A request that is counted.
+/// A request that is counted, or news for a watcher.
 struct Taken {
-    /// Its number among the connection's, if its answer has to be taken in time.
+    /// Its number among the connection's, if it has to be taken in time.
     owed: Option<(u64, Arc<Peer>)>,
     _of_key: Option<Place<Fingerprint>>,
     _of_address: Place<Option<IpAddr>>,
@@ -213,6 +242,27 @@ impl Drop for Taken {
         if let Some((number, peer)) = &self.owed {
             peer.owed.end(*number);
         }
+    }
+}
+
+/// Counts what a watcher is told until it has taken it in.
+struct News {
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+}
+
+impl News {
+    /// Counts a message of so many bytes, unless too much is waiting to be taken already.
+    fn admit(&self, bytes: usize) -> Result<Taken, Fault> {
+        let Self { shared, peer } = self;
+        let Shared { bounds, unread_of, .. } = &**shared;
+        let crowded = || crowded("news", bounds.stall);
+        let max = bounds.unread_bytes_per_address_max;
+        let of_address = unread_of.take_room(Some(peer.site), bytes, max).ok_or_else(crowded)?;
+        let of_all = unread_of.take_room(None, bytes, bounds.unread_bytes_max);
+        let of_all = of_all.ok_or_else(crowded)?;
+        let owed = Some((peer.owed.begin(), Arc::clone(peer)));
+        Ok(Taken { owed, _of_key: None, _of_address: of_address, _of_all: of_all })
     }
 }
 
@@ -269,15 +319,29 @@ impl HttpBody for Asked {
 pub(crate) struct Answer {
     body: Body,
     taken: Option<Arc<Taken>>,
+    /// If it goes to a watcher.
+    news: Option<News>,
     credit: Option<Arc<Credit>>,
     until: Option<Until>,
     _following: Option<Place<()>>,
+}
+
+impl Answer {
+    /// Ends it before its time.
+    fn cut_short(&mut self, fault: Fault) -> Option<Result<Frame<Piece>, Status>> {
+        (self.until, self.body) = (None, Body::empty());
+        let mut trailers = HeaderMap::new();
+        let added = Status::from(fault).add_header(&mut trailers);
+        Some(added.map(|()| Frame::trailers(trailers)))
+    }
 }
 
 /// A piece of an answer.
 pub(crate) struct Piece {
     bytes: Bytes,
     _taken: Option<Arc<Taken>>,
+    /// Its own place, if it is for a watcher.
+    _news: Option<Taken>,
 }
 
 impl Buf for Piece {
@@ -307,16 +371,21 @@ impl HttpBody for Answer {
             if !is_over(&mut this.until, context) {
                 return Poll::Pending;
             }
-            (this.until, this.body) = (None, Body::empty());
-            let mut trailers = HeaderMap::new();
-            let added = Status::from(stopping()).add_header(&mut trailers);
-            return Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))));
+            return Poll::Ready(this.cut_short(stopping()));
+        };
+        let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let news = match (&this.news, bytes) {
+            (Some(news), Some(bytes)) => match news.admit(bytes.len()) {
+                Ok(taken) => Some(taken),
+                Err(fault) => return Poll::Ready(this.cut_short(fault)),
+            },
+            _ => None,
         };
         let piece = |bytes| {
             if let Some(credit) = &this.credit {
                 credit.earn(MESSAGE_EARNS);
             }
-            Piece { bytes, _taken: this.taken.clone() }
+            Piece { bytes, _taken: this.taken.clone(), _news: news }
         };
         Poll::Ready(frame.map(|frame| Ok(frame?.map_data(piece))))
     }

@@ -36,6 +36,7 @@ mod entrance;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshakes;
 pub mod home;
 mod lifetimes;
 pub mod local;

@@ -33,13 +33,14 @@ use xlreg_tls::{Gathered, ServerTls};
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
 use crate::entrance::{Entrance, Owed, refusal};
+use crate::handshakes::{Handshake, Handshakes};
 use crate::lifetimes::Presence;
 use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
 use crate::rates::Rates;
 use crate::service::Api;
 use crate::surroundings::Surroundings;
-use crate::tally::{Place, Tally, site};
+use crate::tally::{Tally, site};
 
 /// Bytes of a request's headers. Stock clients send some hundred.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -67,6 +68,9 @@ const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_WAIT: Duration = Duration::from_secs(20);
 
+/// That a handshake's place has gone to another address.
+const CUT: &str = "its address has most of all handshakes under way, and another needed room";
+
 /// What all connections of the modern door share.
 pub(crate) struct Shared {
     pub(crate) engine: Arc<dyn Engine>,
@@ -79,8 +83,7 @@ pub(crate) struct Shared {
     pub(crate) legacy: bool,
     /// Who is connected.
     pub(crate) presence: Presence,
-    /// Handshakes under way, of each address and in all.
-    pub(crate) handshakes: Tally<Option<IpAddr>>,
+    pub(crate) handshakes: Handshakes,
     pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
     pub(crate) address_rates: Rates<IpAddr>,
@@ -93,6 +96,12 @@ pub(crate) struct Shared {
     pub(crate) watches: Tally<Fingerprint>,
     /// The same of each address, and in all.
     pub(crate) watches_of: Tally<Option<IpAddr>>,
+    /// Bytes of news that watchers have not taken in yet, of each address and in all.
+    pub(crate) unread_of: Tally<Option<IpAddr>>,
+    /// Streams of health checks and reflection, of each key.
+    pub(crate) endless: Tally<Fingerprint>,
+    /// The same of each address, and in all.
+    pub(crate) endless_of: Tally<Option<IpAddr>>,
     pub(crate) stop: CancellationToken,
     pub(crate) around: Surroundings,
     #[cfg(feature = "simulation")]
@@ -179,12 +188,12 @@ impl Peer {
     }
 }
 
-/// A client whose handshake is done, and the places that it had for it. In a box wherever it goes: it
+/// A client whose handshake is done, and the place that it had for it. In a box wherever it goes: it
 /// is of some KiB, and whatever holds it over an await would keep room for it.
 pub(crate) struct Shaken<S> {
     stream: S,
     peer: Arc<Peer>,
-    _places: [Place<Option<IpAddr>>; 2],
+    handshake: Handshake,
 }
 
 /// What is spoken over after the handshake.
@@ -305,9 +314,29 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Shared { bounds, tls, .. } = &*self.shared;
         let site = site(address.ip());
-        let places = self.shared.begin_handshake(site)?;
+        let handshake = self.shared.begin_handshake(site)?;
+        let cut = handshake.cut.clone();
+        tokio::select! {
+            greeted = self.greet(stream, by) => {
+                let (stream, key, credit) = greeted?;
+                let peer = Arc::new(Peer::new(key, address, site, credit));
+                Ok(Box::new(Shaken { stream, peer, handshake }))
+            }
+            () = cut.cancelled() => Err(Over::Crowded(CUT)),
+        }
+    }
+
+    /// The handshakes of TLS and of HTTP/2.
+    async fn greet<S>(
+        &self,
+        stream: S,
+        by: Instant,
+    ) -> Result<(Private<S>, PublicKey, Arc<Credit>), Over>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Shared { bounds, tls, .. } = &*self.shared;
         let credit = Arc::new(Credit::new());
         let stream = Metered::new(stream, Arc::clone(&credit), bounds.stall);
         let began = Instant::now();
@@ -323,9 +352,7 @@ impl Front {
         if read.is_err() || preface != PREFACE {
             return Err(Over::NotHttp);
         }
-        let peer = Arc::new(Peer::new(key, address, site, credit));
-        let stream = Rewound::new(preface.to_vec(), stream);
-        Ok(Box::new(Shaken { stream, peer, _places: places }))
+        Ok((Rewound::new(preface.to_vec(), stream), key, credit))
     }
 
     /// Answers requests until one of us has had enough.
@@ -333,7 +360,7 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shaken { stream, peer, _places: handshake } = *shaken;
+        let Shaken { stream, peer, handshake } = *shaken;
         drop(handshake);
         let Shared { bounds, stop, .. } = &*self.shared;
         let service =
@@ -375,7 +402,7 @@ impl Front {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Shaken { stream, peer: _, _places: _handshake } = *shaken;
+        let Shaken { stream, peer: _, handshake } = *shaken;
         let told = CancellationToken::new();
         let service = service_fn(|_: Request<Incoming>| {
             told.cancel();
@@ -388,6 +415,7 @@ impl Front {
             tokio::select! {
                 _over = connection.as_mut() => {}
                 () = told.cancelled() => {}
+                () = handshake.cut.cancelled() => {}
                 () = self.shared.stop.cancelled() => {}
             }
         });
@@ -404,24 +432,21 @@ impl<S> Shaken<Metered<S>> {
     /// A client that needs no handshake.
     pub(crate) fn simulated(front: &Front, peer: Arc<Peer>, stream: S) -> Result<Box<Self>, Over> {
         let Shared { bounds, .. } = &*front.shared;
-        let places = front.shared.begin_handshake(peer.site)?;
+        let handshake = front.shared.begin_handshake(peer.site)?;
         let stream = Metered::new(stream, Arc::clone(&peer.credit), bounds.stall);
-        Ok(Box::new(Self { stream, peer, _places: places }))
+        Ok(Box::new(Self { stream, peer, handshake }))
     }
 }
 
 impl Shared {
-    /// Takes the places of a handshake: of its address, and of all.
-    fn begin_handshake(&self, site: IpAddr) -> Result<[Place<Option<IpAddr>>; 2], Over> {
+    /// Takes the place of a handshake.
+    fn begin_handshake(&self, site: IpAddr) -> Result<Handshake, Over> {
         let Self { bounds, handshakes, handshake_rates, .. } = self;
-        let crowded = Over::Crowded("too many handshakes are under way");
-        let of_all = handshakes.take(None, bounds.handshakes_max).ok_or(crowded)?;
-        let crowded = Over::Crowded("too many handshakes of its address are under way");
-        let of_address =
-            handshakes.take(Some(site), bounds.handshakes_per_address_max).ok_or(crowded)?;
+        let (max, of_address) = (bounds.handshakes_max, bounds.handshakes_per_address_max);
+        let handshake = handshakes.begin(site, max, of_address).map_err(Over::Crowded)?;
         let fast = |_| Over::Crowded("too many handshakes of its address in too short a time");
         handshake_rates.check(&site).map_err(fast)?;
-        Ok([of_all, of_address])
+        Ok(handshake)
     }
 }
 

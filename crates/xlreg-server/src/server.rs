@@ -22,6 +22,7 @@ use xlreg_tls::{ServerTls, TlsError};
 use crate::config::Config;
 use crate::connection::{Closed, Connection, Shared, Story};
 use crate::door::{Door, Rewound};
+use crate::handshakes::Handshakes;
 use crate::lifetimes::{self, Presence};
 use crate::modern::{self, Front, Over, Peer};
 use crate::notary::Notary;
@@ -229,7 +230,7 @@ pub(crate) fn doors(
         access: config.access.clone(),
         legacy: config.access.legacy.unwrap_or(listen.is_loopback()),
         presence: Presence::new(engine.clock().clone()),
-        handshakes: Tally::default(),
+        handshakes: Handshakes::default(),
         handshake_rates: Rates::new(config.modern.handshakes),
         request_rates: Rates::new(config.modern.requests),
         address_rates: Rates::new(config.modern.address_requests),
@@ -238,6 +239,9 @@ pub(crate) fn doors(
         requests_of: Tally::default(),
         watches: Tally::default(),
         watches_of: Tally::default(),
+        unread_of: Tally::default(),
+        endless: Tally::default(),
+        endless_of: Tally::default(),
         stop: stop.clone(),
         around: Surroundings::default(),
         #[cfg(feature = "simulation")]

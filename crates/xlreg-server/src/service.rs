@@ -424,7 +424,8 @@ impl Api {
             shared: Arc::clone(&self.shared),
             cut: caller.peer.cut.clone(),
             actor: caller.actor(),
-            after: request.after_revision,
+            // Another cluster may have the name by now, with revisions of its own.
+            after: request.after_revision.filter(|_| matches!(key, ClusterKey::Id(_))),
             receiver,
             _places: (place, following),
         };

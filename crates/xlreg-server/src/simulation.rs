@@ -24,6 +24,7 @@ use xlreg_tls::ServerTls;
 
 use crate::config::{Access, Connections, Modern};
 use crate::connection::{self, Connection};
+use crate::handshakes::Handshakes;
 use crate::lifetimes::{self, Presence, Present};
 use crate::modern::{self, Peer};
 use crate::notary::Notary;
@@ -95,7 +96,7 @@ impl Site {
             bounds: modern,
             access: Access::default(),
             legacy: true,
-            handshakes: Tally::default(),
+            handshakes: Handshakes::default(),
             handshake_rates: Rates::new(modern.handshakes),
             address_rates: Rates::new(modern.requests),
             request_rates: Rates::new(modern.requests),
@@ -104,6 +105,9 @@ impl Site {
             requests_of: Tally::default(),
             watches: Tally::default(),
             watches_of: Tally::default(),
+            unread_of: Tally::default(),
+            endless: Tally::default(),
+            endless_of: Tally::default(),
             stop,
             around,
             flaw,

@@ -32,22 +32,31 @@ impl<K> Default for Tally<K> {
     }
 }
 
-/// One of those that were counted; given back when dropped.
+/// One or several of those that were counted; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place<K: Copy + Eq + Hash> {
     tally: Tally<K>,
     key: K,
+    room: usize,
 }
 
 impl<K: Copy + Eq + Hash> Tally<K> {
     /// Counts one more for `key`, unless it has `max` already.
     pub(crate) fn take(&self, key: K, max: usize) -> Option<Place<K>> {
+        self.take_room(key, 1, max)
+    }
+
+    /// Counts `room` more for `key`, unless it would have more than `max` then.
+    pub(crate) fn take_room(&self, key: K, room: usize, max: usize) -> Option<Place<K>> {
         let mut counts = self.lock();
-        if counts.get(&key).copied().unwrap_or(0) >= max {
+        let count = counts.get(&key).copied().unwrap_or(0).checked_add(room)?;
+        if count > max {
             return None;
         }
-        *counts.entry(key).or_insert(0) += 1;
-        Some(Place { tally: self.clone(), key })
+        if count > 0 {
+            counts.insert(key, count);
+        }
+        Some(Place { tally: self.clone(), key, room })
     }
 
     /// How many `key` has.
@@ -65,7 +74,7 @@ impl<K: Copy + Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut counts = self.tally.lock();
         if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
+            *count -= self.room;
             if *count == 0 {
                 counts.remove(&self.key);
             }
@@ -93,6 +102,20 @@ mod tests {
     fn nothing_is_kept_of_who_gets_nothing() {
         let tally = Tally::default();
         assert!(tally.take("a", 0).is_none());
+        assert!(tally.lock().is_empty());
+    }
+
+    #[test]
+    fn room_is_counted_by_its_size() {
+        let tally = Tally::default();
+        let large = tally.take_room("a", 7, 10);
+        assert!(tally.take_room("a", 4, 10).is_none());
+        let rest = tally.take_room("a", 3, 10);
+        assert_eq!(tally.of(&"a"), 10);
+        drop(large);
+        assert!(tally.take_room("a", usize::MAX, 10).is_none());
+        assert!(tally.take_room("a", 0, 10).is_some());
+        drop(rest);
         assert!(tally.lock().is_empty());
     }
 

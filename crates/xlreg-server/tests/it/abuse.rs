@@ -346,3 +346,76 @@ async fn who_reads_nothing_at_all_is_cut_off() {
     assert!(Caller::from(2, server.address, 0).await.is_served().await, "its place is free");
     assert_eq!(server.stop().await.aborted, 0);
 }
+
+/// Health checks and reflection go on for ever, and a call that does not finds a place all the same.
+#[tokio::test]
+async fn streams_without_an_end_take_no_places_of_calls_that_have_one() {
+    const MAX: u32 = 16;
+    let modern = Modern { requests_per_key_max: 1, requests_max: 1, ..Modern::default() };
+    let server = serve(modern).await;
+    let mut raw = Raw::greeted(1, server.address, 0, &[]).await;
+    let calls = (0..=MAX).map(|number| call(2 * number + 1, HEALTH_WATCH, &()));
+    raw.send(&calls.collect::<Vec<_>>().concat()).await.unwrap();
+    let mut ended = Vec::new();
+    for _ in 0..=MAX {
+        let answer = raw.next_of(HEADERS).await.unwrap();
+        ended.extend((answer.flags & END_STREAM != 0).then_some(answer.stream));
+    }
+    assert_eq!(ended.len(), 1, "one too many for a key");
+    let mut same_key = Caller::known(server.address, 0).await;
+    same_key.create("alpha", 2).await.unwrap();
+    assert!(same_key.get("alpha").await.is_ok());
+}
+
+/// Watchers of a large cluster who take no more than a byte of its roster.
+async fn frozen(server: &Running, number: usize, count: u32) -> Raw {
+    let watch = v2::WatchClusterRequest { cluster: reference("alpha"), after_revision: None };
+    let mut raw = Raw::greeted(2, server.address, number, &[(INITIAL_WINDOW_SIZE, 1)]).await;
+    let calls = (0..count).map(|number| call(2 * number + 1, WATCH_CLUSTER, &watch));
+    raw.send(&calls.collect::<Vec<_>>().concat()).await.unwrap();
+    raw
+}
+
+/// No heartbeat comes in this time that it could fail to take as well.
+#[tokio::test]
+async fn a_watcher_who_does_not_take_the_roster_is_cut_off() {
+    let (request, stall) = (Duration::from_millis(200), Duration::from_millis(200));
+    let server = serve_large(Modern { request, stall, ..one_a_key() }).await;
+    frozen(&server, 0, 1).await.rest().await;
+    assert!(Caller::from(2, server.address, 0).await.is_served().await, "its place is free");
+    assert_eq!(server.stop().await.aborted, 0);
+}
+
+#[tokio::test]
+async fn what_watchers_have_not_taken_is_bounded_for_each_address() {
+    let patient = Duration::from_secs(600);
+    let max = 200_000;
+    let modern =
+        Modern { unread_bytes_per_address_max: max, request: patient, ..Modern::default() };
+    let server = serve_large(modern).await;
+    let mut raw = frozen(&server, 0, 10).await;
+    let ended = async {
+        loop {
+            let headers = raw.next_of(HEADERS).await.unwrap();
+            if headers.flags & END_STREAM != 0 {
+                return headers.stream;
+            }
+        }
+    };
+    assert!(soon(ended).await > 1, "the first roster fits");
+    let mut elsewhere = Caller::from(3, server.address, 1).await;
+    elsewhere.watch("alpha", None).await.unwrap().snapshot().await;
+    let mut neighbour = Caller::from(2, server.address, 2).await;
+    let mut told = neighbour.watch("alpha", None).await.unwrap();
+    let crowded = soon(told.0.message()).await.unwrap_err();
+    let fault = xlreg_api::Fault::read(&crowded).unwrap();
+    assert_eq!(
+        (fault.reason, &*fault.metadata["what"]),
+        (ErrorReason::RateLimited, "news under way")
+    );
+    // Who gives it up makes room.
+    raw.hang_up().await;
+    let room =
+        async { while neighbour.watch("alpha", None).await.unwrap().0.message().await.is_err() {} };
+    soon(room).await;
+}

@@ -22,7 +22,7 @@ use xlreg_api::fault::Fault;
 use xlreg_api::v2::registry_client::RegistryClient;
 use xlreg_api::v2::{self, ErrorReason};
 use xlreg_api::{convert, proof};
-use xlreg_core::{Cluster, ClusterKey};
+use xlreg_core::{Cluster, ClusterId, ClusterKey};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_tls::ClientTls;
 
@@ -239,8 +239,15 @@ impl Caller {
 
     /// Follows a cluster from after this revision on, or from its beginning.
     pub(crate) async fn watch(&mut self, cluster: &str, after: Option<u64>) -> Asked<News> {
-        let request =
-            v2::WatchClusterRequest { cluster: reference(cluster), after_revision: after };
+        let cluster = match after {
+            // By its ID, else it would not count.
+            Some(_) => {
+                let id = self.get(cluster).await?.id.try_into().unwrap();
+                Some(convert::cluster_ref(&ClusterKey::Id(ClusterId::from_bytes(id))))
+            }
+            None => reference(cluster),
+        };
+        let request = v2::WatchClusterRequest { cluster, after_revision: after };
         Ok(News(asked(self.grpc.watch_cluster(request)).await?))
     }
 

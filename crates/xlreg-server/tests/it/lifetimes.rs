@@ -133,6 +133,22 @@ async fn a_cluster_ends_when_its_time_is_over_whoever_is_in_it() {
     refused(owner.get("alpha").await, ErrorReason::ClusterNotFound);
 }
 
+/// One that is watched is looked at again each time.
+#[tokio::test]
+async fn idle_times_of_less_than_a_second_are_refused() {
+    let (_, server) = serve().await;
+    let mut owner = Caller::known(server.address, 0).await;
+    for (millis, good) in [(999, false), (1000, true)] {
+        let idle_timeout = Some(to_duration(Duration::from_millis(millis)));
+        let idle = v2::Lifetime { idle_timeout, ..v2::Lifetime::default() };
+        let defined = owner.define(living("brief", idle)).await;
+        assert_eq!(defined.is_ok(), good, "{millis}");
+        if !good {
+            refused(defined, ErrorReason::InvalidField);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_idle_cluster_ends_unless_it_is_watched_or_changes() {
     let (clock, server) = serve().await;

@@ -180,6 +180,30 @@ async fn handshakes_of_all_addresses_together_are_bounded() {
     }
 }
 
+/// Whoever leaves handshakes half done keeps nobody out but himself.
+#[tokio::test]
+async fn who_has_most_handshakes_under_way_makes_room_for_who_has_fewer() {
+    let modern = Modern { handshakes_max: 3, ..Modern::default() };
+    let server = serve(modern, Duration::from_secs(600)).await;
+    let half = async |host| {
+        let mut half = reach(host, server.address).await;
+        half.write_all(&HALF_A_HELLO).await.unwrap();
+        half
+    };
+    let (one, other) = (half(2).await, half(2).await);
+    let (third, fourth) = (half(3).await, half(4).await);
+    let closed = soon(async {
+        tokio::select! {
+            closed = rest(one) => closed,
+            closed = rest(other) => closed,
+        }
+    });
+    assert_eq!(closed.await, []);
+    for guest in [third, fourth] {
+        assert!(guest.try_read(&mut [0]).is_err(), "the others have their time");
+    }
+}
+
 #[tokio::test]
 async fn handshakes_of_one_address_may_not_come_too_fast() {
     let handshakes = Rate { per_second: 1, burst: 3 };

@@ -102,6 +102,17 @@ async fn two_hundred_watchers_hear_every_change_while_frozen_ones_are_dropped() 
     assert_eq!(server.stop().await.aborted, 0);
 }
 
+/// By its name it might be another by now, with revisions of its own.
+#[tokio::test]
+async fn a_revision_counts_only_with_the_id_of_its_cluster() {
+    let (engine, server) = serve(Modern::default()).await;
+    fill(&*engine, "alpha", 2).await;
+    let mut caller = Caller::connect(server.address, 0).await;
+    let request = v2::WatchClusterRequest { cluster: reference("alpha"), after_revision: Some(1) };
+    let mut news = crate::caller::News(asked(caller.grpc.watch_cluster(request)).await.unwrap());
+    assert_eq!(news.snapshot().await.revision, 2);
+}
+
 #[tokio::test]
 async fn who_comes_back_hears_all_that_it_missed_and_nothing_twice() {
     let (engine, server) = serve(Modern::default()).await;
