@@ -3,6 +3,7 @@
 
     xlreg run -n 3 -- examples/hello.py
     xlreg run -n 3 --ports passed -- examples/hello.py
+    xlreg run -n 3 --tunnel -- examples/hello.py
     xlreg run -n 3 --self-join -- examples/hello.py
 
 It shows what a program of your own needs for each way to get a port.
@@ -33,7 +34,7 @@ def greet(endpoint):
         try:
             with socket.create_connection((host, int(port))) as peer:
                 return peer.makefile().readline().strip()
-        except ConnectionRefusedError:  # bound, but not listening yet
+        except ConnectionError:  # bound, but not listening yet: refused, or reset by a --tunnel
             time.sleep(0.05)
 
 

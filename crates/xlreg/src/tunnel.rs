@@ -9,19 +9,24 @@
 //! slowly slows down the writer, since nothing but a fixed buffer lies between them, and a connection
 //! that breaks on one side is reset on the other, never ended as if all had been said. One thing
 //! differs: a door takes a connection before the peer has been asked, so a peer that can't be reached
-//! shows by a reset and not by a refusal.
+//! shows by a reset and not by a refusal, after some seconds; and one whose program doesn't listen, after
+//! one.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tokio::try_join;
 use tracing::{debug, info, warn};
 
 use crate::peers::{PeerStream, Peers, Target};
@@ -40,6 +45,10 @@ const REACH_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the program beside the tunnel may take to accept a connection.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long it is tried again while nobody listens there, and the pause in between.
+const PROGRAM_STARTS: Duration = Duration::from_secs(1);
+const PROGRAM_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors.
@@ -144,7 +153,7 @@ async fn receive(peers: Peers, listener: TcpListener, program: SocketAddr, room:
 }
 
 async fn come_in(link: PeerStream, program: SocketAddr, _place: OwnedSemaphorePermit) {
-    let connecting = timeout(PROGRAM_DEADLINE, TcpStream::connect(program)).await;
+    let connecting = timeout(PROGRAM_DEADLINE, reach(program)).await;
     match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(local) => carry(local, link).await,
         Err(error) => {
@@ -154,23 +163,83 @@ async fn come_in(link: PeerStream, program: SocketAddr, _place: OwnedSemaphorePe
     }
 }
 
+/// Connects to the program, which may be about to start. Whoever found nobody there by himself would be
+/// refused and try again; but he has been let in at a door, and might take a reset for worse.
+async fn reach(program: SocketAddr) -> io::Result<TcpStream> {
+    let by = Instant::now() + PROGRAM_STARTS;
+    loop {
+        match TcpStream::connect(program).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < by =>
+            {
+                sleep(PROGRAM_PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
 /// Carries both ways until both are over, or one breaks.
-async fn carry(mut local: TcpStream, mut link: PeerStream) {
+async fn carry(mut local: TcpStream, link: PeerStream) {
     if let Err(error) = local.set_nodelay(true) {
         debug!(%error, "small pieces may be delayed: TCP_NODELAY failed");
     }
-    let copied =
-        copy_bidirectional_with_sizes(&mut local, &mut link, BUFFER_BYTES, BUFFER_BYTES).await;
-    match copied {
-        Ok((out, back)) => {
-            debug!(peer = %link.peer(), out, back, "carried a connection to its end")
-        }
+    let peer = Arc::clone(link.peer());
+    let (mut from_link, mut to_link) = split(link);
+    let (mut from_local, mut to_local) = local.split();
+    let carried =
+        try_join!(pass_on(&mut from_local, &mut to_link), pass_on(&mut from_link, &mut to_local));
+    match carried {
+        Ok((out, back)) => debug!(%peer, out, back, "carried a connection to its end"),
         Err(error) => {
-            debug!(peer = %link.peer(), %error, "a connection broke");
+            debug!(%peer, %error, "a connection broke");
             reset(&local);
-            link.reset();
+            from_link.unsplit(to_link).reset();
         }
     }
+}
+
+/// Passes on all that comes, and then its end. Returns how many bytes that was.
+async fn pass_on(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<u64> {
+    let mut buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+    let mut passed = 0;
+    loop {
+        let mut come = ReadBuf::new(&mut buffer);
+        poll_fn(|context| fill(Pin::new(&mut *from), context, &mut come)).await?;
+        if come.filled().is_empty() {
+            to.shutdown().await?;
+            return Ok(passed);
+        }
+        to.write_all(come.filled()).await?;
+        to.flush().await?;
+        passed += come.filled().len() as u64;
+    }
+}
+
+/// Reads until there is no more for now, or no more room. A link gives one TLS record at a time; written
+/// one by one, each would cost a call of the system and wake the reader. What came before a break is of
+/// no more use than it is to whoever reads from TCP itself.
+fn fill(
+    mut from: Pin<&mut impl AsyncRead>,
+    context: &mut Context<'_>,
+    come: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    while come.remaining() > 0 {
+        let before = come.filled().len();
+        match from.as_mut().poll_read(context, come) {
+            Poll::Ready(read) => read?,
+            Poll::Pending if before > 0 => break,
+            Poll::Pending => return Poll::Pending,
+        }
+        if come.filled().len() == before {
+            // Its end, which shows again at the next call.
+            break;
+        }
+    }
+    Poll::Ready(Ok(()))
 }
 
 /// Has the connection end by a reset when it is dropped: what came over it is not all.
