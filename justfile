@@ -51,6 +51,10 @@ abuse *ARGS:
 simulate SEEDS="10000" FIRST="0":
     cargo run --release -p xlreg-sim -- {{SEEDS}} {{FIRST}}
 
+# Records HISTORIES of a real server, and checks that each can have happened in some order.
+linearize HISTORIES="5000" FIRST="0":
+    cargo run --release -p xlreg-sim --bin linearize -- {{HISTORIES}} {{FIRST}}
+
 # Forms a cluster of three and shows what its members know.
 demo:
     cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'

@@ -72,6 +72,21 @@ pub(crate) struct Keys {
     claims: Mutex<BTreeMap<(Who, u16), Claim>>,
 }
 
+/// The registry's sig and comms keys.
+pub(crate) fn registry_pair() -> Result<(PrivateKey, PrivateKey), String> {
+    Ok((load(0)?, load(1)?))
+}
+
+/// A node's.
+pub(crate) fn node_pair(number: usize) -> Result<(PrivateKey, PrivateKey), String> {
+    Ok((load(2 + 2 * number)?, load(3 + 2 * number)?))
+}
+
+fn load(place: usize) -> Result<PrivateKey, String> {
+    let der = DER.get(place).ok_or("there are too few keys")?;
+    PrivateKey::from_pkcs1(der).map_err(text)
+}
+
 impl Keys {
     /// Loads the keys, and signs what can be signed beforehand, once a process.
     pub(crate) fn get() -> Result<&'static Self, String> {

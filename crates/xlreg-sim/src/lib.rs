@@ -11,22 +11,28 @@
 //! | `old`, `modern`, `watcher` | members of both doors, and who follows a cluster |
 //! | `keys` | keys that are the same in every run |
 //! | `scenario` | what nodes do, what goes wrong, and what must come right in the end |
+//! | [`real`] | not simulated: histories of a real server on sockets |
+//! | [`cluster`] | what clients of a cluster are told if they come one at a time |
+//! | [`linear`] | whether a history can have happened in some such order |
 //!
 //! The server's code under test is its own: connections of the old wire after their hello, the
 //! service and the watches of the modern door, lifetimes, the engine and its writer, the rules, and
-//! the rows of the store. Hellos, TLS, HTTP/2, SQLite's dealings with files, and the client library
-//! are not here; docs/reliability.md says what tests them.
+//! the rows of the store. Hellos, TLS, HTTP/2, SQLite's dealings with files, and the client library are
+//! in no simulation; docs/reliability.md says what tests them.
 
 #![forbid(unsafe_code)]
 
 mod chance;
+pub mod cluster;
 mod executor;
 mod history;
 mod keys;
+pub mod linear;
 mod machine;
 mod modern;
 mod network;
 mod old;
+pub mod real;
 mod scenario;
 mod watcher;
 mod world;

@@ -15,4 +15,5 @@ mod opening;
 mod race;
 mod reopen;
 mod support;
+mod upgrade;
 mod watching;
