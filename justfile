@@ -37,7 +37,12 @@ snapshots:
 
 # Measures speed and memory of the whole system; PART is session, roster, idle or start.
 bench *PART:
-    cargo bench -p xlreg-cli -- {{PART}}
+    cargo bench -p xlreg-cli --bench system -- {{PART}}
+
+# Measures how far one registry goes, and draws the curves of docs/performance.md; PART is sessions,
+# joins, watchers or stored.
+limits *PART:
+    cargo bench -p xlreg-cli --bench limits -- {{PART}}
 
 # Kills a registry under load N times, and lets its disk fail; says what is lost: nothing.
 kills N="10" *ARGS:

@@ -1,8 +1,8 @@
-//! The system's speed and memory, measured on the real binary: `cargo bench -p xlreg-cli`.
+//! The system's speed and memory, measured on the real binary: `cargo bench -p xlreg-cli --bench system`.
 //!
 //! Each figure stands beside the one that limits it, measured in the same run, since machines
 //! differ and are shared. docs/performance.md has figures and what they mean. An argument picks
-//! the parts whose names contain it: `cargo bench -p xlreg-cli -- session`.
+//! the parts whose names contain it: `cargo bench -p xlreg-cli --bench system -- session`.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -12,30 +12,28 @@
 
 mod launch;
 mod modern;
+mod server;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::time::{ClockId, clock_gettime};
 use xlreg::{Credentials, Dialect, Identity, NewCluster, NodeId, Registry, Version};
 use xlreg_core::Fingerprint;
 use xlreg_core::limits::Limits;
 use xlreg_proto::channel::Channel;
-use xlreg_proto::hello::{ClientHello, Hello, Secrets};
+use xlreg_proto::hello::{ClientHello, Secrets};
 use xlreg_proto::keys::{PrivateKey, random};
 use xlreg_proto::message::{Claim, Reply, Request};
 use xlreg_store::{Engine as _, LocalEngine};
 
+use crate::server::{Server, rsa_private_operation};
+
 /// Sessions that a session benchmark holds.
 const SESSIONS: usize = 2_000;
-
-/// RSA operations that each core does to tell how long one takes.
-const RSA_OPERATIONS: u32 = 500;
 
 /// Nodes in the store that start-up is timed with.
 const STORED_NODES: u32 = 100_000;
@@ -63,114 +61,6 @@ fn main() {
             part();
         }
     }
-}
-
-/// The binary as a user runs it, stopped when dropped.
-struct Server {
-    child: Child,
-    credentials: Credentials,
-    started_in: Duration,
-}
-
-impl Server {
-    fn start(data: &Path) -> Self {
-        let began = Instant::now();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_xlreg"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .arg("--config")
-            .arg(generous(data))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        assert!(ready.contains("ready"), "{ready:?}");
-        let started_in = began.elapsed();
-        let text = std::fs::read_to_string(data.join("regCred.dat")).unwrap();
-        Self { child, credentials: Credentials::parse(&text).unwrap(), started_in }
-    }
-
-    /// CPU time so far, user and system, in seconds, of the threads whose names start so.
-    fn cpu(&self, name: &str) -> f64 {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let of_thread = |dir: PathBuf| {
-            if !std::fs::read_to_string(dir.join("comm")).unwrap().starts_with(name) {
-                return 0.0;
-            }
-            // Nanoseconds on a core; `stat` has only ticks of 10 ms.
-            let schedstat = std::fs::read_to_string(dir.join("schedstat")).unwrap();
-            schedstat.split_whitespace().next().unwrap().parse::<f64>().unwrap() / 1e9
-        };
-        threads.map(|thread| of_thread(thread.unwrap().path())).sum()
-    }
-
-    /// Resident memory in bytes.
-    fn memory(&self) -> f64 {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
-        statm.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
-    }
-}
-
-/// A configuration under which one bench is no flood.
-fn generous(data: &Path) -> PathBuf {
-    let path = data.join("generous.toml");
-    let text = "
-        [limits]
-        ids-per-key-max = 1000000
-        [connections]
-        max-per-address = 16384
-        unproven-hellos-per-second = 1000000
-        unproven-hellos-burst = 1000000
-        [modern]
-        connections-per-key-max = 16384
-        watches-per-key-max = 16384
-        handshakes-per-second = 1000000
-        handshakes-burst = 1000000
-        requests-per-second = 1000000
-        requests-burst = 1000000
-        address-requests-per-second = 1000000
-        address-requests-burst = 1000000
-        registrations-per-second = 1000000
-        registrations-burst = 1000000
-    ";
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
-/// Seconds of CPU that one RSA-2048 private operation takes, as the server does it, while all cores
-/// do the same: as busy as the server finds them.
-fn rsa_private_operation() -> f64 {
-    let key = PrivateKey::generate().unwrap();
-    let secrets = Secrets::from_random(random());
-    let (_, packet) =
-        ClientHello::new(Dialect::V1_9, key.public(), Version::CURRENT, secrets).unwrap();
-    let threads = thread::available_parallelism().unwrap().get();
-    let work = || {
-        let before = thread_cpu();
-        for _ in 0..RSA_OPERATIONS {
-            Hello::open(&key, &packet).map(|_| ()).unwrap();
-        }
-        (thread_cpu() - before) / f64::from(RSA_OPERATIONS)
-    };
-    thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(|handle| handle.join().unwrap()).sum::<f64>() / threads as f64
-    })
-}
-
-/// CPU seconds of this thread so far.
-fn thread_cpu() -> f64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
-    time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9
 }
 
 /// A session's client side up to the hello, made before the clock starts.

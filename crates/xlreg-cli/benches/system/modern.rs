@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use xlreg::{ClusterKey, Identity, Name, NewCluster, News, Registry};
 
-use crate::{Server, rsa_private_operation};
+use crate::server::{Server, rsa_private_operation};
 
 /// Sessions that are measured, of each kind.
 const SESSIONS: usize = 1_000;
