@@ -146,6 +146,21 @@ async fn failures_may_be_ignored_but_are_told_at_the_end() {
     assert!(matches!(world.ended().await, Ended::Failed { rank: 0, .. }));
 }
 
+/// Also with exit code 0, as a server that is only of use while it runs.
+#[tokio::test]
+async fn one_that_should_last_has_failed_however_it_ends() {
+    let lasting = Policy { lasting: true, ..policy(OnExit::Stop) };
+    let world = start(&["true", "exec sleep 600"], lasting);
+    let Ended::Failed { rank: 0, failure: Failure::Exit(status) } = world.ended().await else {
+        panic!("it is not said to have failed");
+    };
+    assert!(status.success());
+    // Once all are asked to stop, none has failed by that.
+    let world = start(&["exec sleep 600"], Policy { lasting: true, ..policy(OnExit::Stop) });
+    world.handle.stop();
+    assert!(matches!(world.ended().await, Ended::Stopped));
+}
+
 #[tokio::test]
 async fn a_failing_program_is_started_again_so_often_and_no_more() {
     let on_exit = OnExit::Restart { times: Some(2) };
