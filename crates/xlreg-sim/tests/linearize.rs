@@ -8,7 +8,7 @@ use xlreg_sim::cluster::{Answer, Asked, Cluster, Door};
 use xlreg_sim::linear::{Call, Disorder, order};
 use xlreg_sim::real::{History, Site};
 
-/// Some hundred, four at once; recorded once for all tests.
+/// Three hundred, four at once.
 fn histories() -> Vec<History> {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
