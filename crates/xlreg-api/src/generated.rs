@@ -875,9 +875,11 @@ pub mod registry_client {
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
+        /// rotate some times at once, and then every ten seconds unless the registry is configured
+        /// otherwise; each rotation also counts as a registration of the caller's address.
         ///
-        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
+        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         pub async fn rotate_keys(
             &mut self,
             request: impl tonic::IntoRequest<super::RotateKeysRequest>,
@@ -1311,9 +1313,11 @@ pub mod registry_server {
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
         /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
+        /// rotate some times at once, and then every ten seconds unless the registry is configured
+        /// otherwise; each rotation also counts as a registration of the caller's address.
         ///
-        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
+        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         async fn rotate_keys(
             &self,
             request: tonic::Request<super::RotateKeysRequest>,

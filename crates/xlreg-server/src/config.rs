@@ -14,7 +14,7 @@ use xlreg_core::limits::Limits;
 use xlreg_node::files;
 use xlreg_proto::text::FILE_BYTES_MAX;
 
-use crate::rates::Rate;
+use crate::rates::{Rate, SlowRate};
 
 /// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
 /// for an answer.
@@ -67,8 +67,11 @@ pub struct Modern {
     pub requests: Rate,
     /// Requests of one IP address, whatever keys it has: keys are cheap to make.
     pub address_requests: Rate,
-    /// New IDs for one IP address.
+    /// New IDs for one IP address; rotations of keys count among them.
     pub registrations: Rate,
+    /// Rotations of one node's keys, whichever it has. One may change as many entries as a key may hold
+    /// ranks, and leaves a key behind that has to be remembered for ever.
+    pub rotations: SlowRate,
     /// How long a connection may be silent before it is asked to close, unless it follows a cluster.
     /// After `request` and `stall` together it is cut off.
     pub idle: Duration,
@@ -99,6 +102,7 @@ impl Default for Modern {
             requests: Rate { per_second: 500, burst: 2000 },
             address_requests: Rate { per_second: 5000, burst: 20_000 },
             registrations: Rate { per_second: 100, burst: 2000 },
+            rotations: SlowRate { per_minute: 6, burst: 5 },
             idle: Duration::from_secs(300),
             request: Duration::from_secs(10),
             heartbeat: Duration::from_secs(30),
@@ -211,7 +215,8 @@ pub struct File {
     pub access: FileAccess,
 }
 
-/// `[modern]`: see [`Modern`]. Times are milliseconds; rates are a number a second, and a burst.
+/// `[modern]`: see [`Modern`]. Times are milliseconds; rates are a number a second, or a minute where
+/// the name says so, and a burst.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileModern {
@@ -233,6 +238,8 @@ pub struct FileModern {
     address_requests_burst: Option<u32>,
     registrations_per_second: Option<u32>,
     registrations_burst: Option<u32>,
+    rotations_per_minute: Option<u32>,
+    rotations_burst: Option<u32>,
     idle_ms: Option<u64>,
     request_ms: Option<u64>,
     heartbeat_ms: Option<u64>,
@@ -480,6 +487,14 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             ("modern.registrations-burst", file.registrations_burst),
             default.registrations,
         )?,
+        rotations: SlowRate {
+            per_minute: small(
+                "modern.rotations-per-minute",
+                file.rotations_per_minute,
+                default.rotations.per_minute,
+            )?,
+            burst: small("modern.rotations-burst", file.rotations_burst, default.rotations.burst)?,
+        },
         idle: time("modern.idle-ms", file.idle_ms, default.idle)?,
         request: time("modern.request-ms", file.request_ms, default.request)?,
         heartbeat: time("modern.heartbeat-ms", file.heartbeat_ms, default.heartbeat)?,
@@ -587,6 +602,8 @@ mod tests {
             address-requests-burst = 57
             registrations-per-second = 40
             registrations-burst = 41
+            rotations-per-minute = 58
+            rotations-burst = 59
             idle-ms = 42
             request-ms = 43
             heartbeat-ms = 44
@@ -634,6 +651,7 @@ mod tests {
                 requests: Rate { per_second: 38, burst: 39 },
                 address_requests: Rate { per_second: 56, burst: 57 },
                 registrations: Rate { per_second: 40, burst: 41 },
+                rotations: SlowRate { per_minute: 58, burst: 59 },
                 idle: ms(42),
                 request: ms(43),
                 heartbeat: ms(44),
@@ -663,6 +681,7 @@ mod tests {
             "[limits]\nrooms = 1",
             "[tls]",
             "[modern]\nrequests-per-second = 0",
+            "[modern]\nrotations-per-minute = 0",
             "[access]\nadmins = ['me']",
             "[access]\nlisting = 'some'",
             "=",

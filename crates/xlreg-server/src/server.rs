@@ -234,6 +234,7 @@ pub(crate) fn doors(
         request_rates: Rates::new(config.modern.requests),
         address_rates: Rates::new(config.modern.address_requests),
         registration_rates: Rates::new(config.modern.registrations),
+        rotation_rates: Rates::slow(config.modern.rotations),
         requests: Tally::default(),
         requests_of: Tally::default(),
         watches: Tally::default(),

@@ -148,6 +148,12 @@ impl Api {
         self.shared.identity.entry.sig_key.fingerprint()
     }
 
+    /// Counts a registration, or what takes as much room for ever.
+    fn check_registrations(&self, caller: &Caller) -> Result<(), Fault> {
+        let checked = self.shared.registration_rates.check(&caller.peer.site);
+        checked.map_err(|wait| limited("registrations", wait))
+    }
+
     /// Checks that whoever holds `comms` agrees to be known by `sig`.
     fn check_comms(
         &self,
@@ -180,8 +186,7 @@ impl Api {
             _ => {
                 let new = claimed.is_none_or(|id| !caller.node.ids.contains(&id));
                 if new {
-                    let checked = self.shared.registration_rates.check(&caller.peer.site);
-                    checked.map_err(|wait| limited("registrations", wait))?;
+                    self.check_registrations(&caller)?;
                 }
                 self.check_comms(&caller.key, &comms, &request.comms_proof)?;
                 let command = Command::Register {
@@ -220,6 +225,7 @@ impl Api {
         request: Request<v2::RotateKeysRequest>,
     ) -> Result<v2::RotateKeysResponse, Fault> {
         let caller = self.caller(&request).await?;
+        let first = *caller.node.ids.first().ok_or(xlreg_core::Refusal::NotRegistered)?;
         let request = request.into_inner();
         let given = |field, der: &[u8]| {
             if der.is_empty() { Ok(None) } else { modern_key(field, der).map(Some) }
@@ -241,6 +247,8 @@ impl Api {
         if let Some(key) = &new_comms {
             self.check_comms(&sig, key, &request.comms_proof)?;
         }
+        self.shared.rotation_rates.check(&first).map_err(|wait| limited("rotations", wait))?;
+        self.check_registrations(&caller)?;
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
         let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(caller.key, command).await?
         else {

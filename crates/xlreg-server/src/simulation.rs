@@ -100,6 +100,7 @@ impl Site {
             address_rates: Rates::new(modern.requests),
             request_rates: Rates::new(modern.requests),
             registration_rates: Rates::new(modern.registrations),
+            rotation_rates: Rates::slow(modern.rotations),
             requests: Tally::default(),
             requests_of: Tally::default(),
             watches: Tally::default(),

@@ -9,11 +9,11 @@ use xlreg_api::v2::{self, ErrorReason};
 use xlreg_core::limits::Limits;
 use xlreg_server::Config;
 use xlreg_server::config::Modern;
-use xlreg_server::rates::Rate;
+use xlreg_server::rates::{Rate, SlowRate};
 
 use crate::caller::{Asked, Caller, refused};
 use crate::rigged::{Mood, Rigged};
-use crate::support::{Running, patient, soon};
+use crate::support::{Running, patient, sig_key, soon};
 
 /// Checks what every limit says.
 #[track_caller]
@@ -134,6 +134,34 @@ async fn one_address_registers_no_faster_than_it_may() {
     // What is known is no registration; and another address has a rate of its own.
     Caller::known(server.address, 0).await;
     Caller::from(2, server.address, 2).await.register(&[]).await.unwrap();
+}
+
+/// Each rotation brings another key, and no new rate with it.
+#[tokio::test]
+async fn one_node_rotates_no_faster_than_it_may_whatever_keys_it_has() {
+    let rotations = SlowRate { per_minute: 1, burst: 2 };
+    let server = serve(Limits::default(), Modern { rotations, ..Modern::default() }).await;
+    Caller::known(server.address, 0).await.rotate(sig_key(1)).await.unwrap();
+    let mut second = Caller::connect(server.address, 1).await;
+    second.rotate_in_place().await.unwrap();
+    let fault = limited(second.rotate(sig_key(2)).await, ErrorReason::RateLimited, "rotations");
+    let minute = Duration::from_secs(60);
+    assert!(fault.retry_after.unwrap() <= minute, "{:?}", fault.retry_after);
+    assert!(second.is_served().await, "its key is the one that it was");
+    Caller::known(server.address, 3).await.rotate(sig_key(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_counts_as_a_registration_of_its_address() {
+    let modern = Modern {
+        registrations: Rate { per_second: 1, burst: 2 },
+        rotations: SlowRate { per_minute: 1000, burst: 1000 },
+        ..Modern::default()
+    };
+    let server = serve(Limits::default(), modern).await;
+    let mut caller = Caller::known(server.address, 0).await;
+    let fast = until_refused(async |_| caller.rotate_in_place().await.map(drop)).await;
+    limited(fast, ErrorReason::RateLimited, "registrations");
 }
 
 #[tokio::test]
