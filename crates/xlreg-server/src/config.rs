@@ -54,7 +54,8 @@ pub struct Modern {
     /// Requests under way at once on one connection.
     pub streams_per_connection_max: u32,
     /// Requests under way for one sig key, until their answers have been taken; streams of health
-    /// checks and reflection are among them for as long as they are open.
+    /// checks and reflection are among them for as long as they are open, creates and rotations until
+    /// the store has carried them out.
     pub requests_per_key_max: usize,
     /// The same for one IP address.
     pub requests_per_address_max: usize,

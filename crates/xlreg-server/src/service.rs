@@ -29,7 +29,7 @@ use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
 use crate::config::Listed;
-use crate::entrance::limited;
+use crate::entrance::{Places, limited};
 use crate::modern::{Peer, Shared};
 use crate::notary::NotaryError;
 use crate::watching;
@@ -51,6 +51,8 @@ pub(crate) struct Api {
 /// Who asks, and what the registry knows of it.
 struct Caller {
     peer: Arc<Peer>,
+    /// None where requests are not counted: in simulations.
+    places: Option<Arc<Places>>,
     key: Fingerprint,
     node: Node,
     admin: bool,
@@ -86,13 +88,14 @@ impl Api {
         // Every request comes in by the entrance, which knows whose it is.
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let peer = peer.ok_or_else(|| Fault::field("connection", "unknown"))?;
+        let places = request.extensions().get::<Arc<Places>>().cloned();
         let key = peer.print();
         let node = self.in_time(self.shared.engine.node(&key)).await?;
         if node.retired {
             return Err(xlreg_core::Refusal::KeyRetired.into());
         }
         let admin = self.shared.access.admins.contains(&key);
-        Ok(Caller { peer, key, node, admin })
+        Ok(Caller { peer, places, key, node, admin })
     }
 
     async fn apply(&self, command: Command) -> Result<Outcome, Fault> {
@@ -100,16 +103,19 @@ impl Api {
     }
 
     /// The same for commands after which a cluster may have to go with its owner. What follows from
-    /// them is done also if the caller hangs up before it is answered.
-    async fn apply_and_tether(&self, by: Fingerprint, command: Command) -> Result<Outcome, Fault> {
+    /// them is done also if the caller hangs up before it is answered; the request is under way for
+    /// as long as that takes, or a store that is slow would have more and more of them to do.
+    async fn apply_and_tether(&self, by: &Caller, command: Command) -> Result<Outcome, Fault> {
         let Shared { engine, presence, around, .. } = &*self.shared;
         let (engine, presence) = (Arc::clone(engine), presence.clone());
+        let (by, places) = (by.key, by.places.clone());
         let (told, applied) = oneshot::channel();
         around.spawn(async move {
             let applied = engine.apply(command).await;
             if let Ok(outcome) = &applied {
                 presence.note(by, outcome);
             }
+            drop(places);
             // Whoever asked may have hung up.
             let _told = told.send(applied);
         });
@@ -250,7 +256,7 @@ impl Api {
         self.shared.rotation_rates.check(&first).map_err(|wait| limited("rotations", wait))?;
         self.check_registrations(&caller)?;
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
-        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(caller.key, command).await?
+        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(&caller, command).await?
         else {
             return Err(unexpected());
         };
@@ -272,7 +278,7 @@ impl Api {
             fresh: ClusterId::from_bytes(self.shared.around.random()),
             strict: true,
         };
-        let Outcome::Created { cluster, new } = self.apply_and_tether(caller.key, command).await?
+        let Outcome::Created { cluster, new } = self.apply_and_tether(&caller, command).await?
         else {
             return Err(unexpected());
         };

@@ -262,6 +262,23 @@ async fn no_more_requests_are_under_way_of_a_key_or_an_address_or_in_all_than_ma
     asking.iter().for_each(JoinHandle::abort);
 }
 
+/// It will still be carried out, so it is still work, and one client can't heap that up.
+#[tokio::test]
+async fn a_create_that_the_store_has_not_answered_is_under_way_until_it_does() {
+    let engine = Rigged::new(Mood::Late);
+    let request = Duration::from_millis(100);
+    let modern = Modern { requests_max: 1, request, ..Modern::default() };
+    let config = Config { modern, connections: patient(), ..Config::default() };
+    let server = Running::with(engine.clone(), config).await;
+    engine.answer.notify_one();
+    let mut caller = Caller::known(server.address, 0).await;
+    refused(caller.create("alpha", 2).await, ErrorReason::StoreFailed);
+    let crowded = caller.get("alpha").await;
+    limited(crowded, ErrorReason::RateLimited, "requests under way");
+    engine.answer.notify_one();
+    soon(async { while caller.get("alpha").await.is_err() {} }).await;
+}
+
 #[tokio::test]
 async fn a_request_that_the_store_does_not_answer_ends_in_time() {
     let request = Duration::from_millis(100);
