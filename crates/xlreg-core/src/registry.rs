@@ -363,6 +363,9 @@ pub enum Refusal {
     /// A cap on what the registry remembers is reached.
     #[error("registry is full")]
     RegistryFull,
+    /// New IDs come too fast from one address. It passes by itself.
+    #[error("too many registrations in too short a time, try again later")]
+    TooManyRegistrations,
     /// One key has as much as one may have.
     #[error("this key has {max} {what} already, as many as one may have")]
     Quota {

@@ -68,7 +68,7 @@ pub struct Modern {
     pub requests: Rate,
     /// Requests of one IP address, whatever keys it has: keys are cheap to make.
     pub address_requests: Rate,
-    /// New IDs for one IP address; rotations of keys count among them.
+    /// New IDs for one IP address, by both doors together; rotations of keys count among them.
     pub registrations: Rate,
     /// Rotations of one node's keys, whichever it has. One may change as many entries as a key may hold
     /// ranks, and leaves a key behind that has to be remembered for ever.

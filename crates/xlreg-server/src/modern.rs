@@ -84,7 +84,8 @@ pub(crate) struct Shared {
     pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
     pub(crate) address_rates: Rates<IpAddr>,
-    pub(crate) registration_rates: Rates<IpAddr>,
+    /// Both doors' together.
+    pub(crate) registration_rates: Arc<Rates<IpAddr>>,
     /// Rotations, by the first ID of whoever rotates: that stays, whatever becomes of its keys.
     pub(crate) rotation_rates: Rates<NodeId>,
     /// Requests whose answers have not been taken yet, of each key.
