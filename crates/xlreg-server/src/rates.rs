@@ -13,6 +13,10 @@ use governor::{Quota, RateLimiter};
 /// After so many questions, those who have been quiet for long enough are forgotten.
 const SWEEP: u32 = 4096;
 
+/// So many at once are granted by a slow rate at most: with more, its arithmetic in nanoseconds would
+/// come to an end.
+const SLOW_BURST_MAX: u32 = 1 << 24;
+
 /// A rate: so many a second in the long run, so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
@@ -44,7 +48,7 @@ impl<K: Hash + Eq + Clone> Rates<K> {
     }
 
     pub(crate) fn slow(rate: SlowRate) -> Self {
-        Self::by(Quota::per_minute(at_least_one(rate.per_minute)), rate.burst)
+        Self::by(Quota::per_minute(at_least_one(rate.per_minute)), rate.burst.min(SLOW_BURST_MAX))
     }
 
     fn by(quota: Quota, burst: u32) -> Self {
@@ -93,6 +97,17 @@ mod tests {
         assert_eq!(rates.check(&"a"), Ok(()));
         let wait = rates.check(&"a").unwrap_err();
         assert!(wait > Duration::from_secs(5) && wait <= Duration::from_secs(10), "{wait:?}");
+    }
+
+    #[test]
+    fn no_rate_is_too_large() {
+        for (count, burst) in [(1, u32::MAX), (u32::MAX, 1), (u32::MAX, u32::MAX)] {
+            let rates = [
+                Rates::new(Rate { per_second: count, burst }),
+                Rates::slow(SlowRate { per_minute: count, burst }),
+            ];
+            assert!(rates.iter().all(|rates| rates.check(&"a") == Ok(())), "{count} {burst}");
+        }
     }
 
     #[test]
