@@ -904,11 +904,11 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "RotateKeys"));
             self.inner.unary(req, path, codec).await
         }
-        /// Defines a cluster, with the caller as its owner. If there is one of this name with the same
+        /// Defines a cluster, with the caller as its owner, which must have registered. If there is one of this name with the same
         /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
         /// nothing changes.
         ///
-        /// Errors: CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
+        /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn create_cluster(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateClusterRequest>,
@@ -1325,11 +1325,11 @@ pub mod registry_server {
             tonic::Response<super::RotateKeysResponse>,
             tonic::Status,
         >;
-        /// Defines a cluster, with the caller as its owner. If there is one of this name with the same
+        /// Defines a cluster, with the caller as its owner, which must have registered. If there is one of this name with the same
         /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
         /// nothing changes.
         ///
-        /// Errors: CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
+        /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn create_cluster(
             &self,
             request: tonic::Request<super::CreateClusterRequest>,

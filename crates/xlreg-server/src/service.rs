@@ -271,6 +271,9 @@ impl Api {
         request: Request<v2::CreateClusterRequest>,
     ) -> Result<v2::CreateClusterResponse, Fault> {
         let caller = self.caller(&request).await?;
+        if caller.node.ids.is_empty() {
+            return Err(xlreg_core::Refusal::NotRegistered.into());
+        }
         let new = convert::new_cluster(request.get_ref())?;
         let command = Command::Create {
             new,
