@@ -202,7 +202,7 @@ impl From<Refusal> for Fault {
             Refusal::TokenExpired => fault(ErrorReason::TokenExpired),
             Refusal::TokenSpent => fault(ErrorReason::TokenSpent),
             Refusal::UnknownToken => fault(ErrorReason::TokenNotFound),
-            Refusal::KeyNotAllowed => fault(ErrorReason::KeyNotAllowed),
+            Refusal::KeyNotAllowed | Refusal::RanksKept => fault(ErrorReason::KeyNotAllowed),
             Refusal::Expelled => fault(ErrorReason::Expelled),
             Refusal::NotOwner => fault(ErrorReason::NotOwner),
             Refusal::NotAMember => fault(ErrorReason::NotAMember),

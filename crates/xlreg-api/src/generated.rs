@@ -143,7 +143,9 @@ pub mod join_policy {
         /// Whoever brings a token that the owner issued.
         #[prost(message, tag = "2")]
         Token(Token),
-        /// The holders of these keys. Clients of the old wire can join open clusters only.
+        /// The holders of these keys. Each has a rank kept for it until it takes one: so each takes one
+        /// at most, unless the list is shorter than the cluster's size. Clients of the old wire can join
+        /// open clusters only.
         #[prost(message, tag = "3")]
         Keys(Keys),
     }
@@ -549,7 +551,8 @@ pub enum ErrorReason {
     TokenSpent = 19,
     /// NOT_FOUND: the cluster has no token of this ID.
     TokenNotFound = 20,
-    /// PERMISSION_DENIED: the cluster's list of keys does not have the caller's.
+    /// PERMISSION_DENIED: the cluster's list of keys does not have the caller's; or the caller holds a
+    /// rank, and those that are left are kept for the list's other keys.
     KeyNotAllowed = 21,
     /// PERMISSION_DENIED: the caller's key was expelled from this cluster.
     Expelled = 22,
@@ -873,7 +876,10 @@ pub mod registry_client {
             self.inner.unary(req, path, codec).await
         }
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
-        /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
+        /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
+        /// also takes the old one's place in the list of keys that may join; the lists of other clusters
+        /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
+        /// The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
         /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
         /// rotate some times at once, and then every ten seconds unless the registry is configured
@@ -1311,7 +1317,10 @@ pub mod registry_server {
             request: tonic::Request<super::GetNodeRequest>,
         ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
-        /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
+        /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
+        /// also takes the old one's place in the list of keys that may join; the lists of other clusters
+        /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
+        /// The old sig key is retired: from then on it is
         /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
         /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
         /// rotate some times at once, and then every ten seconds unless the registry is configured

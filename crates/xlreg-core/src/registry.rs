@@ -420,6 +420,9 @@ pub enum Refusal {
     /// The key is not among those that may join.
     #[error("this key is not among those that may join this cluster")]
     KeyNotAllowed,
+    /// The key is on the list and has a rank, and those that are left are for the list's other keys.
+    #[error("the ranks that are left are kept for other keys that may join this cluster")]
+    RanksKept,
     /// The key was shut out.
     #[error("this key was expelled from this cluster")]
     Expelled,
