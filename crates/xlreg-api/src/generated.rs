@@ -543,7 +543,8 @@ pub enum ErrorReason {
     NotOwner = 15,
     /// PERMISSION_DENIED: the cluster takes members with a token only.
     TokenRequired = 16,
-    /// PERMISSION_DENIED: no token of this cluster, never or no more.
+    /// PERMISSION_DENIED: no token of this cluster, never or no more. Text that can be no token at all
+    /// is INVALID_FIELD.
     TokenInvalid = 17,
     /// PERMISSION_DENIED: the token's time is over.
     TokenExpired = 18,
@@ -879,11 +880,14 @@ pub mod registry_client {
         /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
         /// also takes the old one's place in the list of keys that may join; the lists of other clusters
         /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
-        /// The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
-        /// rotate some times at once, and then every ten seconds unless the registry is configured
-        /// otherwise; each rotation also counts as a registration of the caller's address.
+        ///
+        /// The old sig key is retired: from then on it is answered KEY_RETIRED, whatever it asks, and its
+        /// watches end with that. If a repeated request is answered so, GetNode for the new sig key, asked
+        /// with that key, tells whether it was this rotation. Signatures of entries go, since they are over
+        /// the old keys: sign again by JoinCluster or UpdateEndpoints.
+        ///
+        /// A node may rotate some times at once, and then every ten seconds, unless the registry is
+        /// configured otherwise. Each rotation also counts as a registration of the caller's address.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         pub async fn rotate_keys(
@@ -910,9 +914,9 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "RotateKeys"));
             self.inner.unary(req, path, codec).await
         }
-        /// Defines a cluster, with the caller as its owner, which must have registered. If there is one of this name with the same
-        /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
-        /// nothing changes.
+        /// Defines a cluster, with the caller, which must have registered, as its owner. If there is one of
+        /// this name with the same size, endpoint count and kind of join policy already, whoever owns it,
+        /// that is the answer, and nothing changes.
         ///
         /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn create_cluster(
@@ -1320,11 +1324,14 @@ pub mod registry_server {
         /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
         /// also takes the old one's place in the list of keys that may join; the lists of other clusters
         /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
-        /// The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints. A node may
-        /// rotate some times at once, and then every ten seconds unless the registry is configured
-        /// otherwise; each rotation also counts as a registration of the caller's address.
+        ///
+        /// The old sig key is retired: from then on it is answered KEY_RETIRED, whatever it asks, and its
+        /// watches end with that. If a repeated request is answered so, GetNode for the new sig key, asked
+        /// with that key, tells whether it was this rotation. Signatures of entries go, since they are over
+        /// the old keys: sign again by JoinCluster or UpdateEndpoints.
+        ///
+        /// A node may rotate some times at once, and then every ten seconds, unless the registry is
+        /// configured otherwise. Each rotation also counts as a registration of the caller's address.
         ///
         /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         async fn rotate_keys(
@@ -1334,9 +1341,9 @@ pub mod registry_server {
             tonic::Response<super::RotateKeysResponse>,
             tonic::Status,
         >;
-        /// Defines a cluster, with the caller as its owner, which must have registered. If there is one of this name with the same
-        /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
-        /// nothing changes.
+        /// Defines a cluster, with the caller, which must have registered, as its owner. If there is one of
+        /// this name with the same size, endpoint count and kind of join policy already, whoever owns it,
+        /// that is the answer, and nothing changes.
         ///
         /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn create_cluster(

@@ -217,9 +217,13 @@ pub enum Outcome {
         cluster: Arc<Cluster>,
         /// The member's rank.
         rank: usize,
+        /// Whether it was not there before, or as something else.
+        changed: bool,
     },
-    /// The cluster as it is now.
+    /// The cluster as it is now, after a change.
     Changed(Arc<Cluster>),
+    /// The cluster, which was like that before.
+    Unchanged(Arc<Cluster>),
     /// The token, and the cluster that it is for.
     Issued {
         /// The cluster.

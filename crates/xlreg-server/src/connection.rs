@@ -267,7 +267,7 @@ impl<S: Transport> Connection<S> {
     /// Remembers for the log what has changed.
     fn note(&mut self, result: &Result<Outcome, Refusal>) {
         match result {
-            Ok(Outcome::Joined { cluster, rank }) => {
+            Ok(Outcome::Joined { cluster, rank, .. }) => {
                 self.story.cluster = Some(Arc::clone(cluster));
                 self.story.rank = Some(*rank);
             }

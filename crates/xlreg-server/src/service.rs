@@ -142,10 +142,19 @@ impl Api {
         }
     }
 
-    /// The cluster that a command has changed.
-    async fn change(&self, command: Command) -> Result<Arc<Cluster>, Fault> {
+    /// The cluster that a command is about. If it has changed, the operator is told `what` was done.
+    async fn change(
+        &self,
+        caller: &Caller,
+        what: &str,
+        command: Command,
+    ) -> Result<Arc<Cluster>, Fault> {
         match self.apply(command).await? {
-            Outcome::Changed(cluster) | Outcome::Ended(cluster) => Ok(cluster),
+            Outcome::Changed(cluster) | Outcome::Ended(cluster) => {
+                caller.log(what, &cluster);
+                Ok(cluster)
+            }
+            Outcome::Unchanged(cluster) => Ok(cluster),
             _ => Err(unexpected()),
         }
     }
@@ -260,8 +269,10 @@ impl Api {
         else {
             return Err(unexpected());
         };
-        info!(old = %caller.key, new = %sig_key, "keys rotated");
         let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
+        if sig_key != caller.key || node.comms_keys != caller.node.comms_keys {
+            info!(old = %caller.key, new = %sig_key, peer = %caller.peer.address, "keys rotated");
+        }
         let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
         Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
     }
@@ -315,7 +326,7 @@ impl Api {
             endpoints: convert::endpoints(&request.endpoints)?,
             entry_signature: entry_signature(&request.entry_signature)?,
         });
-        let (cluster, known) = match member.entry_signature {
+        let cluster = match member.entry_signature {
             Some(_) => {
                 let cluster = self.find(&key).await?;
                 // Whoever comes back as it was has signed that before.
@@ -324,16 +335,16 @@ impl Api {
                     self.check_entry(&cluster, &member)?;
                 }
                 // It is over the ID, and by its name there may be another soon.
-                (ClusterKey::Id(cluster.id), known)
+                ClusterKey::Id(cluster.id)
             }
-            None => (key, false),
+            None => key,
         };
         let admission = admission(&request.token)?;
         let command = Command::Join { cluster, member: Arc::clone(&member), admission };
-        let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
+        let Outcome::Joined { cluster, rank, changed } = self.apply(command).await? else {
             return Err(unexpected());
         };
-        if !known {
+        if changed {
             let Member { id, name, .. } = &*member;
             info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
         }
@@ -367,7 +378,8 @@ impl Api {
             }
         };
         let command = Command::Move { cluster, who, endpoints, signed };
-        Ok(v2::UpdateEndpointsResponse { revision: self.change(command).await?.revision })
+        let cluster = self.change(&caller, "moved", command).await?;
+        Ok(v2::UpdateEndpointsResponse { revision: cluster.revision })
     }
 
     async fn do_sign(
@@ -608,8 +620,7 @@ impl Registry for Api {
         let request = request.into_inner();
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let command = Command::Leave { cluster, who: caller.who(&request.name)? };
-        let cluster = self.change(command).await?;
-        caller.log("left", &cluster);
+        let cluster = self.change(&caller, "left", command).await?;
         Ok(Response::new(v2::LeaveResponse { revision: cluster.revision }))
     }
 
@@ -622,8 +633,7 @@ impl Registry for Api {
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let member = convert::bytes("member_id", &request.member_id)?;
         let command = Command::Expel { cluster, by: caller.actor(), member };
-        let cluster = self.change(command).await?;
-        caller.log("member expelled", &cluster);
+        let cluster = self.change(&caller, "member expelled", command).await?;
         Ok(Response::new(v2::ExpelMemberResponse { revision: cluster.revision }))
     }
 
@@ -633,8 +643,8 @@ impl Registry for Api {
     ) -> Result<Response<v2::DeleteClusterResponse>, Status> {
         let caller = self.caller(&request).await?;
         let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
-        let cluster = self.change(Command::Delete { cluster, by: caller.actor() }).await?;
-        caller.log("deleted", &cluster);
+        let command = Command::Delete { cluster, by: caller.actor() };
+        self.change(&caller, "deleted", command).await?;
         Ok(Response::new(v2::DeleteClusterResponse {}))
     }
 
@@ -662,12 +672,13 @@ impl Registry for Api {
         let token = TokenId::parse(&request.token_id)
             .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
         let command = Command::RevokeToken { cluster, by: caller.actor(), token };
-        caller.log("token revoked", &*self.change(command).await?);
+        self.change(&caller, "token revoked", command).await?;
         Ok(Response::new(v2::RevokeTokenResponse {}))
     }
 }
 
-/// What a member brings to be let in. A secret that is none is no token of any cluster's.
+/// What a member brings to be let in. Text that is no secret at all says more about whoever typed it
+/// than that it is no token of this cluster's.
 fn admission(token: &str) -> Result<Admission, Fault> {
     if token.is_empty() {
         return Ok(Admission::Key);

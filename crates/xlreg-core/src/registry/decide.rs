@@ -244,7 +244,8 @@ impl<V: View> Rules<'_, V> {
         let before = cluster.seats.get(rank).unwrap_or(&Seat::Free);
         let member = &signed_before(member, before);
         if before.present() == Some(member) {
-            return Ok(Decision::nothing_new(Outcome::Joined { cluster, rank }));
+            let outcome = Outcome::Joined { cluster, rank, changed: false };
+            return Ok(Decision::nothing_new(outcome));
         }
         let kind = match before {
             Seat::Free => EventKind::Joined,
@@ -274,14 +275,14 @@ impl<V: View> Rules<'_, V> {
             let was = cluster.owner;
             changes.push(Change::Terms { cluster: Arc::clone(&cluster), was });
         }
-        Ok(Decision { outcome: Outcome::Joined { cluster, rank }, changes })
+        Ok(Decision { outcome: Outcome::Joined { cluster, rank, changed: true }, changes })
     }
 
     fn leave(&self, key: &ClusterKey, who: &Who) -> Result<Decision, Refusal> {
         let cluster = self.live(key)?;
         let rank = self.rank_of(&cluster, who)?;
         let Some(Seat::Present(member)) = cluster.seats.get(rank) else {
-            return Ok(Decision::nothing_new(Outcome::Changed(cluster)));
+            return Ok(Decision::nothing_new(Outcome::Unchanged(cluster)));
         };
         let seat = Seat::Left(Arc::clone(member));
         Ok(self.reseat(&cluster, rank, seat, EventKind::Left))
@@ -312,7 +313,7 @@ impl<V: View> Rules<'_, V> {
             None => signed_before(&Arc::new(moved), before),
         };
         if moved == *member {
-            return Ok(Decision::nothing_new(Outcome::Changed(cluster)));
+            return Ok(Decision::nothing_new(Outcome::Unchanged(cluster)));
         }
         Ok(self.reseat(&cluster, rank, Seat::Present(moved), EventKind::Updated))
     }
