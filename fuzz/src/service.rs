@@ -30,7 +30,7 @@ use xlreg_proto::text::{Credentials, MemberFile, SignedRoster};
 use xlreg_server::Keys;
 use xlreg_server::config::{Access, Config, Connections, Modern};
 use xlreg_server::fuzzing::Doors;
-use xlreg_server::rates::Rate;
+use xlreg_server::rates::{Rate, SlowRate};
 use xlreg_store::engine::{Listing, Node};
 use xlreg_store::{Answer, ApplyError, Clock, Engine, LocalEngine, StoreError};
 
@@ -190,8 +190,13 @@ impl Host {
         let identity = Identity { version: Version::CURRENT, entry };
         // How often somebody asks is not what is tried here.
         let free = Rate { per_second: 1_000_000_000, burst: u32::MAX };
-        let modern =
-            Modern { handshakes: free, requests: free, registrations: free, ..Modern::default() };
+        let modern = Modern {
+            handshakes: free,
+            requests: free,
+            registrations: free,
+            rotations: SlowRate { per_minute: 1_000_000_000, burst: u32::MAX },
+            ..Modern::default()
+        };
         let access = Access { admins: [clients[3].fingerprint()].into(), ..Access::default() };
         let connections = Connections { hold: Duration::ZERO, ..Connections::default() };
         let config = Config { modern, access, connections, ..Config::default() };

@@ -224,9 +224,10 @@ class Proof:
 
     def registration(self):
         node = self.node(registered=False)
-        self.create(node, "before")
+        self.refused("NOT_REGISTERED", self.create, node, "before")
         self.refused("NOT_REGISTERED", self.join, node, "before", "nobody")
         first = self.register(node).node
+        self.create(node, "before")
         equal(first.sig_key_sha256, node.sig_sha256, "the node's sig key")
         equal(first.comms_key, xlreg.spki(node.comms), "the node's comms key")
         equal(len(first.id), 20, "the length of a drawn ID")

@@ -177,6 +177,10 @@ impl From<Refusal> for Fault {
             | Refusal::TooManyEndpoints { .. } => fault(ErrorReason::WrongEndpointCount),
             Refusal::ClusterFull { size } => fault(ErrorReason::ClusterFull).with("size", size),
             Refusal::RegistryFull => fault(ErrorReason::RegistryFull).retry_after(ROOM_WAIT),
+            // This door has a wait of its own to tell; it has a place for completeness' sake.
+            Refusal::TooManyRegistrations => {
+                fault(ErrorReason::RateLimited).with("what", "registrations").retry_after(ROOM_WAIT)
+            }
             Refusal::Quota { what, max } => fault(ErrorReason::QuotaExceeded)
                 .with("what", what)
                 .with("max", max)
@@ -198,7 +202,7 @@ impl From<Refusal> for Fault {
             Refusal::TokenExpired => fault(ErrorReason::TokenExpired),
             Refusal::TokenSpent => fault(ErrorReason::TokenSpent),
             Refusal::UnknownToken => fault(ErrorReason::TokenNotFound),
-            Refusal::KeyNotAllowed => fault(ErrorReason::KeyNotAllowed),
+            Refusal::KeyNotAllowed | Refusal::RanksKept => fault(ErrorReason::KeyNotAllowed),
             Refusal::Expelled => fault(ErrorReason::Expelled),
             Refusal::NotOwner => fault(ErrorReason::NotOwner),
             Refusal::NotAMember => fault(ErrorReason::NotAMember),

@@ -143,7 +143,9 @@ pub mod join_policy {
         /// Whoever brings a token that the owner issued.
         #[prost(message, tag = "2")]
         Token(Token),
-        /// The holders of these keys. Clients of the old wire can join open clusters only.
+        /// The holders of these keys. Each has a rank kept for it until it takes one: so each takes one
+        /// at most, unless the list is shorter than the cluster's size. Clients of the old wire can join
+        /// open clusters only.
         #[prost(message, tag = "3")]
         Keys(Keys),
     }
@@ -543,7 +545,8 @@ pub enum ErrorReason {
     NotOwner = 15,
     /// PERMISSION_DENIED: the cluster takes members with a token only.
     TokenRequired = 16,
-    /// PERMISSION_DENIED: no token of this cluster, never or no more.
+    /// PERMISSION_DENIED: no token of this cluster, never or no more. Text that can be no token at all
+    /// is INVALID_FIELD.
     TokenInvalid = 17,
     /// PERMISSION_DENIED: the token's time is over.
     TokenExpired = 18,
@@ -551,7 +554,8 @@ pub enum ErrorReason {
     TokenSpent = 19,
     /// NOT_FOUND: the cluster has no token of this ID.
     TokenNotFound = 20,
-    /// PERMISSION_DENIED: the cluster's list of keys does not have the caller's.
+    /// PERMISSION_DENIED: the cluster's list of keys does not have the caller's; or the caller holds a
+    /// rank, and those that are left are kept for the list's other keys.
     KeyNotAllowed = 21,
     /// PERMISSION_DENIED: the caller's key was expelled from this cluster.
     Expelled = 22,
@@ -875,11 +879,19 @@ pub mod registry_client {
             self.inner.unary(req, path, codec).await
         }
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
-        /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
+        /// also takes the old one's place in the list of keys that may join; the lists of other clusters
+        /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
         ///
-        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
+        /// The old sig key is retired: from then on it is answered KEY_RETIRED, whatever it asks, and its
+        /// watches end with that. If a repeated request is answered so, GetNode for the new sig key, asked
+        /// with that key, tells whether it was this rotation. Signatures of entries go, since they are over
+        /// the old keys: sign again by JoinCluster or UpdateEndpoints.
+        ///
+        /// A node may rotate some times at once, and then every ten seconds, unless the registry is
+        /// configured otherwise. Each rotation also counts as a registration of the caller's address.
+        ///
+        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         pub async fn rotate_keys(
             &mut self,
             request: impl tonic::IntoRequest<super::RotateKeysRequest>,
@@ -904,11 +916,11 @@ pub mod registry_client {
                 .insert(GrpcMethod::new("xlreg.v2.Registry", "RotateKeys"));
             self.inner.unary(req, path, codec).await
         }
-        /// Defines a cluster, with the caller as its owner. If there is one of this name with the same
-        /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
-        /// nothing changes.
+        /// Defines a cluster, with the caller, which must have registered, as its owner. If there is one of
+        /// this name with the same size, endpoint count and kind of join policy already, whoever owns it,
+        /// that is the answer, and nothing changes.
         ///
-        /// Errors: CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
+        /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn create_cluster(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateClusterRequest>,
@@ -1311,11 +1323,19 @@ pub mod registry_server {
             request: tonic::Request<super::GetNodeRequest>,
         ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
         /// Puts other keys in the place of the caller's. Its IDs, ranks and clusters stay; each cluster
-        /// that it is a member of tells its watchers. The old sig key is retired: from then on it is
-        /// answered KEY_RETIRED, whatever it asks, and its watches end with that. Signatures of entries
-        /// go, since they are over the old keys: sign again by JoinCluster or UpdateEndpoints.
+        /// that it is a member of tells its watchers. Where it is a member or the owner, the new sig key
+        /// also takes the old one's place in the list of keys that may join; the lists of other clusters
+        /// hold the keys that they were given, so join before you rotate, or have the cluster made anew.
         ///
-        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF.
+        /// The old sig key is retired: from then on it is answered KEY_RETIRED, whatever it asks, and its
+        /// watches end with that. If a repeated request is answered so, GetNode for the new sig key, asked
+        /// with that key, tells whether it was this rotation. Signatures of entries go, since they are over
+        /// the old keys: sign again by JoinCluster or UpdateEndpoints.
+        ///
+        /// A node may rotate some times at once, and then every ten seconds, unless the registry is
+        /// configured otherwise. Each rotation also counts as a registration of the caller's address.
+        ///
+        /// Errors: NOT_REGISTERED, KEY_IN_USE, BAD_PROOF, REGISTRY_FULL.
         async fn rotate_keys(
             &self,
             request: tonic::Request<super::RotateKeysRequest>,
@@ -1323,11 +1343,11 @@ pub mod registry_server {
             tonic::Response<super::RotateKeysResponse>,
             tonic::Status,
         >;
-        /// Defines a cluster, with the caller as its owner. If there is one of this name with the same
-        /// size, endpoint count and kind of join policy already, whoever owns it, that is the answer, and
-        /// nothing changes.
+        /// Defines a cluster, with the caller, which must have registered, as its owner. If there is one of
+        /// this name with the same size, endpoint count and kind of join policy already, whoever owns it,
+        /// that is the answer, and nothing changes.
         ///
-        /// Errors: CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
+        /// Errors: NOT_REGISTERED, CLUSTER_EXISTS, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn create_cluster(
             &self,
             request: tonic::Request<super::CreateClusterRequest>,

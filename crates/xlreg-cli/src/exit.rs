@@ -182,6 +182,9 @@ fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
             "its owner names keys when making it: xlreg cluster create --policy keys --allow SHA256, \
              as `xlreg id show` tells it",
         ),
+        Refusal::RanksKept => Some(
+            "this key has a rank already: join with another identity that the cluster's list names",
+        ),
         Refusal::NotOwner => Some(
             "do it as the identity that made the cluster (--identity), or as an administrator of the \
              registry (xlreg serve --admin)",

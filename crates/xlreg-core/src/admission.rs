@@ -18,7 +18,8 @@ pub enum Policy {
     Open,
     /// Whoever brings one of the cluster's tokens.
     Token,
-    /// The holders of these sig keys.
+    /// The holders of these sig keys: each has a rank kept for it until it takes one, and more only of
+    /// those that are over.
     Keys(BTreeSet<Fingerprint>),
 }
 
@@ -27,6 +28,16 @@ impl Policy {
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
+    /// Puts `new` in the place of `old`, if this is a list that has it.
+    pub(crate) fn replace(&mut self, old: &Fingerprint, new: Fingerprint) -> bool {
+        let Self::Keys(keys) = self else { return false };
+        let listed = keys.remove(old);
+        if listed {
+            keys.insert(new);
+        }
+        listed
     }
 }
 

@@ -351,7 +351,9 @@ impl Cluster {
     ) -> Result<Option<TokenId>, Refusal> {
         match (&self.policy, admission) {
             (Policy::Open, _) => Ok(None),
-            (Policy::Keys(keys), _) if keys.contains(key) => Ok(None),
+            (Policy::Keys(keys), _) if keys.contains(key) => {
+                self.check_share(keys, key).map(|()| None)
+            }
             (Policy::Keys(_), _) => Err(Refusal::KeyNotAllowed),
             (Policy::Token, Admission::Token(proof)) => {
                 // Only whoever knows the secret hears what has become of the token.
@@ -367,6 +369,19 @@ impl Cluster {
             }
             (Policy::Token, Admission::Key | Admission::OldWire) => Err(Refusal::TokenRequired),
         }
+    }
+
+    /// Each key of a list has a rank kept for it until it takes one, or one key with several IDs could
+    /// shut the others out. Of a list that is shorter than the cluster, keys may have more.
+    fn check_share(&self, keys: &BTreeSet<Fingerprint>, key: &Fingerprint) -> Result<(), Refusal> {
+        let there: BTreeSet<_> =
+            self.holders().map(|(_, holder)| holder.sig_key.fingerprint()).collect();
+        let may_come = |key: &&Fingerprint| !there.contains(key) && !self.expelled.contains(key);
+        let free = (self.size as usize).saturating_sub(self.holders().count());
+        if there.contains(key) && free > 0 && free <= keys.iter().filter(may_come).count() {
+            return Err(Refusal::RanksKept);
+        }
+        Ok(())
     }
 
     /// The lowest rank that nobody holds.

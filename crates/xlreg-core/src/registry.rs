@@ -217,9 +217,13 @@ pub enum Outcome {
         cluster: Arc<Cluster>,
         /// The member's rank.
         rank: usize,
+        /// Whether it was not there before, or as something else.
+        changed: bool,
     },
-    /// The cluster as it is now.
+    /// The cluster as it is now, after a change.
     Changed(Arc<Cluster>),
+    /// The cluster, which was like that before.
+    Unchanged(Arc<Cluster>),
     /// The token, and the cluster that it is for.
     Issued {
         /// The cluster.
@@ -363,6 +367,9 @@ pub enum Refusal {
     /// A cap on what the registry remembers is reached.
     #[error("registry is full")]
     RegistryFull,
+    /// New IDs come too fast from one address. It passes by itself.
+    #[error("too many registrations in too short a time, try again later")]
+    TooManyRegistrations,
     /// One key has as much as one may have.
     #[error("this key has {max} {what} already, as many as one may have")]
     Quota {
@@ -417,6 +424,9 @@ pub enum Refusal {
     /// The key is not among those that may join.
     #[error("this key is not among those that may join this cluster")]
     KeyNotAllowed,
+    /// The key is on the list and has a rank, and those that are left are for the list's other keys.
+    #[error("the ranks that are left are kept for other keys that may join this cluster")]
+    RanksKept,
     /// The key was shut out.
     #[error("this key was expelled from this cluster")]
     Expelled,

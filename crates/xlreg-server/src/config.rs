@@ -14,7 +14,7 @@ use xlreg_core::limits::Limits;
 use xlreg_node::files;
 use xlreg_proto::text::FILE_BYTES_MAX;
 
-use crate::rates::Rate;
+use crate::rates::{Rate, SlowRate};
 
 /// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
 /// for an answer.
@@ -61,7 +61,8 @@ pub struct Modern {
     pub unread_bytes_per_address_max: usize,
     /// The same in all.
     pub unread_bytes_max: usize,
-    /// Requests under way for one sig key, until their answers have been taken.
+    /// Requests under way for one sig key, until their answers have been taken; creates and rotations
+    /// also until the store has carried them out.
     pub requests_per_key_max: usize,
     /// The same for one IP address.
     pub requests_per_address_max: usize,
@@ -74,8 +75,11 @@ pub struct Modern {
     pub requests: Rate,
     /// Requests of one IP address, whatever keys it has: keys are cheap to make.
     pub address_requests: Rate,
-    /// New IDs for one IP address.
+    /// New IDs for one IP address, by both doors together; rotations of keys count among them.
     pub registrations: Rate,
+    /// Rotations of one node's keys, whichever it has. One may change as many entries as a key may hold
+    /// ranks, and leaves a key behind that has to be remembered for ever.
+    pub rotations: SlowRate,
     /// How long a connection may be silent before it is asked to close, unless it follows a cluster.
     /// After `request` and `stall` together it is cut off.
     pub idle: Duration,
@@ -108,6 +112,7 @@ impl Default for Modern {
             requests: Rate { per_second: 500, burst: 2000 },
             address_requests: Rate { per_second: 5000, burst: 20_000 },
             registrations: Rate { per_second: 100, burst: 2000 },
+            rotations: SlowRate { per_minute: 6, burst: 5 },
             idle: Duration::from_secs(300),
             request: Duration::from_secs(10),
             heartbeat: Duration::from_secs(30),
@@ -220,7 +225,8 @@ pub struct File {
     pub access: FileAccess,
 }
 
-/// `[modern]`: see [`Modern`]. Times are milliseconds; rates are a number a second, and a burst.
+/// `[modern]`: see [`Modern`]. Times are milliseconds; rates are a number a second, or a minute where
+/// the name says so, and a burst.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FileModern {
@@ -244,6 +250,8 @@ pub struct FileModern {
     address_requests_burst: Option<u32>,
     registrations_per_second: Option<u32>,
     registrations_burst: Option<u32>,
+    rotations_per_minute: Option<u32>,
+    rotations_burst: Option<u32>,
     idle_ms: Option<u64>,
     request_ms: Option<u64>,
     heartbeat_ms: Option<u64>,
@@ -501,6 +509,14 @@ fn modern(file: &FileModern) -> Result<Modern, ConfigError> {
             ("modern.registrations-burst", file.registrations_burst),
             default.registrations,
         )?,
+        rotations: SlowRate {
+            per_minute: small(
+                "modern.rotations-per-minute",
+                file.rotations_per_minute,
+                default.rotations.per_minute,
+            )?,
+            burst: small("modern.rotations-burst", file.rotations_burst, default.rotations.burst)?,
+        },
         idle: time("modern.idle-ms", file.idle_ms, default.idle)?,
         request: time("modern.request-ms", file.request_ms, default.request)?,
         heartbeat: time("modern.heartbeat-ms", file.heartbeat_ms, default.heartbeat)?,
@@ -610,6 +626,8 @@ mod tests {
             address-requests-burst = 57
             registrations-per-second = 40
             registrations-burst = 41
+            rotations-per-minute = 58
+            rotations-burst = 59
             idle-ms = 42
             request-ms = 43
             heartbeat-ms = 44
@@ -659,6 +677,7 @@ mod tests {
                 requests: Rate { per_second: 38, burst: 39 },
                 address_requests: Rate { per_second: 56, burst: 57 },
                 registrations: Rate { per_second: 40, burst: 41 },
+                rotations: SlowRate { per_minute: 58, burst: 59 },
                 idle: ms(42),
                 request: ms(43),
                 heartbeat: ms(44),
@@ -688,6 +707,7 @@ mod tests {
             "[limits]\nrooms = 1",
             "[tls]",
             "[modern]\nrequests-per-second = 0",
+            "[modern]\nrotations-per-minute = 0",
             "[access]\nadmins = ['me']",
             "[access]\nlisting = 'some'",
             "=",

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
-use xlreg_core::{Cluster, Member, Outcome, Refusal};
+use xlreg_core::{Cluster, Command, Member, Outcome, Refusal};
 use xlreg_proto::channel::{BLOCK_BYTES, Channel, Dialect, MESSAGE_BYTES_MAX, TooLong};
 use xlreg_proto::hello::{Hello, HelloError, Secrets};
 use xlreg_proto::keys::random;
@@ -21,6 +21,7 @@ use xlreg_store::{ApplyError, Engine};
 
 use crate::config::Connections;
 use crate::pool::Pool;
+use crate::rates::Rates;
 use crate::surroundings::Surroundings;
 
 /// Bytes read at once. Requests of deployed clients fit; larger ones take several reads.
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     /// Asks sessions to end at their next safe point.
     pub(crate) stop: CancellationToken,
     pub(crate) around: Surroundings,
+    /// New IDs for each address, by both doors together.
+    pub(crate) registration_rates: Arc<Rates<IpAddr>>,
 }
 
 /// What a session did, for the log.
@@ -220,8 +223,13 @@ impl<S: Transport> Connection<S> {
                     return Err(self.stay_silent(heard, Closed::Ended(end)).await);
                 }
                 Step::Apply(applying, command) => {
-                    let applied = self.shared.engine.apply(*command);
-                    let result = refusal_only(self.in_time(applied).await?)?;
+                    let result = match self.count_registration(&command).await? {
+                        Ok(()) => {
+                            let applied = self.shared.engine.apply(*command);
+                            refusal_only(self.in_time(applied).await?)?
+                        }
+                        Err(refusal) => Err(refusal),
+                    };
                     self.note(&result);
                     applying.applied(result)
                 }
@@ -236,6 +244,20 @@ impl<S: Transport> Connection<S> {
         }
     }
 
+    /// Counts an ID that its key has not registered before, if that is what a command brings.
+    async fn count_registration(&self, command: &Command) -> Result<Result<(), Refusal>, Closed> {
+        let Command::Register { claimed, sig_key, .. } = command else { return Ok(Ok(())) };
+        let node = self.in_time(self.shared.engine.node(sig_key)).await?;
+        Ok(refusal_only(node)?.and_then(|node| {
+            let known = claimed.map_or(!node.ids.is_empty(), |id| node.ids.contains(&id));
+            if known || self.shared.registration_rates.check(&self.from).is_ok() {
+                Ok(())
+            } else {
+                Err(Refusal::TooManyRegistrations)
+            }
+        }))
+    }
+
     /// Waits for the engine, but not for longer than the session may last. What it does goes on.
     async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Result<T, Closed> {
         let by = self.deadline("answer from the store", self.shared.bounds.session);
@@ -245,7 +267,7 @@ impl<S: Transport> Connection<S> {
     /// Remembers for the log what has changed.
     fn note(&mut self, result: &Result<Outcome, Refusal>) {
         match result {
-            Ok(Outcome::Joined { cluster, rank }) => {
+            Ok(Outcome::Joined { cluster, rank, .. }) => {
                 self.story.cluster = Some(Arc::clone(cluster));
                 self.story.rank = Some(*rank);
             }

@@ -99,6 +99,7 @@ impl Service<Request<Incoming>> for Entrance {
         let until = endless.as_ref().map(Until::from);
         let mut request = request.map(|body| Asked { body, credit: credit.clone(), until });
         request.extensions_mut().insert(Arc::clone(peer));
+        request.extensions_mut().insert(Arc::clone(&taken.places));
         let answering = front.answer(request);
         let following = peer.following.clone();
         let news = (call == Call::Watch)
@@ -138,12 +139,12 @@ impl Shared {
             let crowded = || crowded("watches", bounds.stall);
             let of_address = watches_of.take(Some(peer.site), bounds.watches_per_address_max);
             let of_all = watches_of.take(None, bounds.watches_max);
-            return Ok(Taken {
-                owed: None,
+            let places = Places {
                 _of_key: None,
                 _of_address: of_address.ok_or_else(crowded)?,
                 _of_all: of_all.ok_or_else(crowded)?,
-            });
+            };
+            return Ok(Taken { owed: None, places: Arc::new(places) });
         }
         if call == Call::Endless {
             let crowded = || crowded("health checks and reflections", bounds.stall);
@@ -151,13 +152,8 @@ impl Shared {
             let of_address = endless_of.take(Some(peer.site), ENDLESS_PER_ADDRESS_MAX);
             let of_address = of_address.ok_or_else(crowded)?;
             let of_all = endless_of.take(None, ENDLESS_MAX).ok_or_else(crowded)?;
-            let of_key = Some(of_key);
-            return Ok(Taken {
-                owed: None,
-                _of_key: of_key,
-                _of_address: of_address,
-                _of_all: of_all,
-            });
+            let places = Places { _of_key: Some(of_key), _of_address: of_address, _of_all: of_all };
+            return Ok(Taken { owed: None, places: Arc::new(places) });
         }
         let crowded = || crowded("requests", bounds.stall);
         let of_key = requests.take(peer.print(), bounds.requests_per_key_max);
@@ -166,7 +162,8 @@ impl Shared {
         let of_address = of_address.ok_or_else(crowded)?;
         let of_all = requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?;
         let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        Ok(Taken { owed, _of_key: Some(of_key), _of_address: of_address, _of_all: of_all })
+        let places = Places { _of_key: Some(of_key), _of_address: of_address, _of_all: of_all };
+        Ok(Taken { owed, places: Arc::new(places) })
     }
 }
 
@@ -232,6 +229,11 @@ impl Owed {
 struct Taken {
     /// Its number among the connection's, if it has to be taken in time.
     owed: Option<(u64, Arc<Peer>)>,
+    places: Arc<Places>,
+}
+
+/// The places that a request has. What goes on after its answer was due holds them until it is done.
+pub(crate) struct Places {
     _of_key: Option<Place<Fingerprint>>,
     _of_address: Place<Option<IpAddr>>,
     _of_all: Place<Option<IpAddr>>,
@@ -262,7 +264,8 @@ impl News {
         let of_all = unread_of.take_room(None, bytes, bounds.unread_bytes_max);
         let of_all = of_all.ok_or_else(crowded)?;
         let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        Ok(Taken { owed, _of_key: None, _of_address: of_address, _of_all: of_all })
+        let places = Places { _of_key: None, _of_address: of_address, _of_all: of_all };
+        Ok(Taken { owed, places: Arc::new(places) })
     }
 }
 

@@ -25,7 +25,7 @@ use tonic::service::Routes;
 use tower::{Service as _, ServiceExt as _};
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::registry_server::RegistryServer;
-use xlreg_core::{Fingerprint, PublicKey, Refusal};
+use xlreg_core::{Fingerprint, NodeId, PublicKey, Refusal};
 use xlreg_proto::session::Identity;
 use xlreg_store::Engine;
 use xlreg_tls::{Gathered, ServerTls};
@@ -87,7 +87,10 @@ pub(crate) struct Shared {
     pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
     pub(crate) address_rates: Rates<IpAddr>,
-    pub(crate) registration_rates: Rates<IpAddr>,
+    /// Both doors' together.
+    pub(crate) registration_rates: Arc<Rates<IpAddr>>,
+    /// Rotations, by the first ID of whoever rotates: that stays, whatever becomes of its keys.
+    pub(crate) rotation_rates: Rates<NodeId>,
     /// Requests whose answers have not been taken yet, of each key.
     pub(crate) requests: Tally<Fingerprint>,
     /// The same of each address, and in all.

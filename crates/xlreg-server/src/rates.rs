@@ -13,11 +13,24 @@ use governor::{Quota, RateLimiter};
 /// After so many questions, those who have been quiet for long enough are forgotten.
 const SWEEP: u32 = 4096;
 
+/// So many at once are granted by a slow rate at most: with more, its arithmetic in nanoseconds would
+/// come to an end.
+const SLOW_BURST_MAX: u32 = 1 << 24;
+
 /// A rate: so many a second in the long run, so many at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// In the long run.
     pub per_second: u32,
+    /// At once, after a while of quiet.
+    pub burst: u32,
+}
+
+/// A rate of what is seldom: so many a minute in the long run, so many at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlowRate {
+    /// In the long run.
+    pub per_minute: u32,
     /// At once, after a while of quiet.
     pub burst: u32,
 }
@@ -31,9 +44,15 @@ pub(crate) struct Rates<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> Rates<K> {
     pub(crate) fn new(rate: Rate) -> Self {
-        let at_least_one = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        let quota =
-            Quota::per_second(at_least_one(rate.per_second)).allow_burst(at_least_one(rate.burst));
+        Self::by(Quota::per_second(at_least_one(rate.per_second)), rate.burst)
+    }
+
+    pub(crate) fn slow(rate: SlowRate) -> Self {
+        Self::by(Quota::per_minute(at_least_one(rate.per_minute)), rate.burst.min(SLOW_BURST_MAX))
+    }
+
+    fn by(quota: Quota, burst: u32) -> Self {
+        let quota = quota.allow_burst(at_least_one(burst));
         let clock = DefaultClock::default();
         Self { limiter: RateLimiter::hashmap(quota), clock, asked: AtomicU32::new(0) }
     }
@@ -45,6 +64,10 @@ impl<K: Hash + Eq + Clone> Rates<K> {
         }
         self.limiter.check_key(key).map_err(|early| early.wait_time_from(self.clock.now()))
     }
+}
+
+fn at_least_one(count: u32) -> NonZeroU32 {
+    NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN)
 }
 
 impl<K: Hash + Eq + Clone> fmt::Debug for Rates<K> {
@@ -66,6 +89,25 @@ mod tests {
         let wait = rates.check(&"a").unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
         assert_eq!(rates.check(&"b"), Ok(()));
+    }
+
+    #[test]
+    fn a_slow_rate_is_told_in_minutes() {
+        let rates = Rates::slow(SlowRate { per_minute: 6, burst: 1 });
+        assert_eq!(rates.check(&"a"), Ok(()));
+        let wait = rates.check(&"a").unwrap_err();
+        assert!(wait > Duration::from_secs(5) && wait <= Duration::from_secs(10), "{wait:?}");
+    }
+
+    #[test]
+    fn no_rate_is_too_large() {
+        for (count, burst) in [(1, u32::MAX), (u32::MAX, 1), (u32::MAX, u32::MAX)] {
+            let rates = [
+                Rates::new(Rate { per_second: count, burst }),
+                Rates::slow(SlowRate { per_minute: count, burst }),
+            ];
+            assert!(rates.iter().all(|rates| rates.check(&"a") == Ok(())), "{count} {burst}");
+        }
     }
 
     #[test]

@@ -221,6 +221,7 @@ pub(crate) fn doors(
     let clock = engine.clock().clone();
     let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
     let stop = CancellationToken::new();
+    let registration_rates = Arc::new(Rates::new(config.modern.registrations));
     let front = Front::new(modern::Shared {
         engine: Arc::clone(&engine),
         identity: Arc::clone(&identity),
@@ -234,7 +235,8 @@ pub(crate) fn doors(
         handshake_rates: Rates::new(config.modern.handshakes),
         request_rates: Rates::new(config.modern.requests),
         address_rates: Rates::new(config.modern.address_requests),
-        registration_rates: Rates::new(config.modern.registrations),
+        registration_rates: Arc::clone(&registration_rates),
+        rotation_rates: Rates::slow(config.modern.rotations),
         requests: Tally::default(),
         requests_of: Tally::default(),
         watches: Tally::default(),
@@ -255,6 +257,7 @@ pub(crate) fn doors(
         bounds: config.connections,
         stop,
         around: Surroundings::default(),
+        registration_rates,
     };
     Ok((Arc::new(shared), front))
 }

@@ -29,7 +29,7 @@ use xlreg_store::ApplyError;
 use xlreg_store::engine::{Listing, Node};
 
 use crate::config::Listed;
-use crate::entrance::limited;
+use crate::entrance::{Places, limited};
 use crate::modern::{Peer, Shared};
 use crate::notary::NotaryError;
 use crate::watching;
@@ -51,6 +51,8 @@ pub(crate) struct Api {
 /// Who asks, and what the registry knows of it.
 struct Caller {
     peer: Arc<Peer>,
+    /// None where requests are not counted: in simulations.
+    places: Option<Arc<Places>>,
     key: Fingerprint,
     node: Node,
     admin: bool,
@@ -86,13 +88,14 @@ impl Api {
         // Every request comes in by the entrance, which knows whose it is.
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let peer = peer.ok_or_else(|| Fault::field("connection", "unknown"))?;
+        let places = request.extensions().get::<Arc<Places>>().cloned();
         let key = peer.print();
         let node = self.in_time(self.shared.engine.node(&key)).await?;
         if node.retired {
             return Err(xlreg_core::Refusal::KeyRetired.into());
         }
         let admin = self.shared.access.admins.contains(&key);
-        Ok(Caller { peer, key, node, admin })
+        Ok(Caller { peer, places, key, node, admin })
     }
 
     async fn apply(&self, command: Command) -> Result<Outcome, Fault> {
@@ -100,16 +103,19 @@ impl Api {
     }
 
     /// The same for commands after which a cluster may have to go with its owner. What follows from
-    /// them is done also if the caller hangs up before it is answered.
-    async fn apply_and_tether(&self, by: Fingerprint, command: Command) -> Result<Outcome, Fault> {
+    /// them is done also if the caller hangs up before it is answered; the request is under way for
+    /// as long as that takes, or a store that is slow would have more and more of them to do.
+    async fn apply_and_tether(&self, by: &Caller, command: Command) -> Result<Outcome, Fault> {
         let Shared { engine, presence, around, .. } = &*self.shared;
         let (engine, presence) = (Arc::clone(engine), presence.clone());
+        let (by, places) = (by.key, by.places.clone());
         let (told, applied) = oneshot::channel();
         around.spawn(async move {
             let applied = engine.apply(command).await;
             if let Ok(outcome) = &applied {
                 presence.note(by, outcome);
             }
+            drop(places);
             // Whoever asked may have hung up.
             let _told = told.send(applied);
         });
@@ -136,16 +142,31 @@ impl Api {
         }
     }
 
-    /// The cluster that a command has changed.
-    async fn change(&self, command: Command) -> Result<Arc<Cluster>, Fault> {
+    /// The cluster that a command is about. If it has changed, the operator is told `what` was done.
+    async fn change(
+        &self,
+        caller: &Caller,
+        what: &str,
+        command: Command,
+    ) -> Result<Arc<Cluster>, Fault> {
         match self.apply(command).await? {
-            Outcome::Changed(cluster) | Outcome::Ended(cluster) => Ok(cluster),
+            Outcome::Changed(cluster) | Outcome::Ended(cluster) => {
+                caller.log(what, &cluster);
+                Ok(cluster)
+            }
+            Outcome::Unchanged(cluster) => Ok(cluster),
             _ => Err(unexpected()),
         }
     }
 
     fn registry_print(&self) -> Fingerprint {
         self.shared.identity.entry.sig_key.fingerprint()
+    }
+
+    /// Counts a registration, or what takes as much room for ever.
+    fn check_registrations(&self, caller: &Caller) -> Result<(), Fault> {
+        let checked = self.shared.registration_rates.check(&caller.peer.site);
+        checked.map_err(|wait| limited("registrations", wait))
     }
 
     /// Checks that whoever holds `comms` agrees to be known by `sig`.
@@ -180,8 +201,7 @@ impl Api {
             _ => {
                 let new = claimed.is_none_or(|id| !caller.node.ids.contains(&id));
                 if new {
-                    let checked = self.shared.registration_rates.check(&caller.peer.site);
-                    checked.map_err(|wait| limited("registrations", wait))?;
+                    self.check_registrations(&caller)?;
                 }
                 self.check_comms(&caller.key, &comms, &request.comms_proof)?;
                 let command = Command::Register {
@@ -220,6 +240,7 @@ impl Api {
         request: Request<v2::RotateKeysRequest>,
     ) -> Result<v2::RotateKeysResponse, Fault> {
         let caller = self.caller(&request).await?;
+        let first = *caller.node.ids.first().ok_or(xlreg_core::Refusal::NotRegistered)?;
         let request = request.into_inner();
         let given = |field, der: &[u8]| {
             if der.is_empty() { Ok(None) } else { modern_key(field, der).map(Some) }
@@ -241,13 +262,17 @@ impl Api {
         if let Some(key) = &new_comms {
             self.check_comms(&sig, key, &request.comms_proof)?;
         }
+        self.shared.rotation_rates.check(&first).map_err(|wait| limited("rotations", wait))?;
+        self.check_registrations(&caller)?;
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
-        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(caller.key, command).await?
+        let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(&caller, command).await?
         else {
             return Err(unexpected());
         };
-        info!(old = %caller.key, new = %sig_key, "keys rotated");
         let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
+        if sig_key != caller.key || node.comms_keys != caller.node.comms_keys {
+            info!(old = %caller.key, new = %sig_key, peer = %caller.peer.address, "keys rotated");
+        }
         let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
         Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
     }
@@ -257,6 +282,9 @@ impl Api {
         request: Request<v2::CreateClusterRequest>,
     ) -> Result<v2::CreateClusterResponse, Fault> {
         let caller = self.caller(&request).await?;
+        if caller.node.ids.is_empty() {
+            return Err(xlreg_core::Refusal::NotRegistered.into());
+        }
         let new = convert::new_cluster(request.get_ref())?;
         let command = Command::Create {
             new,
@@ -264,7 +292,7 @@ impl Api {
             fresh: ClusterId::from_bytes(self.shared.around.random()),
             strict: true,
         };
-        let Outcome::Created { cluster, new } = self.apply_and_tether(caller.key, command).await?
+        let Outcome::Created { cluster, new } = self.apply_and_tether(&caller, command).await?
         else {
             return Err(unexpected());
         };
@@ -298,7 +326,7 @@ impl Api {
             endpoints: convert::endpoints(&request.endpoints)?,
             entry_signature: entry_signature(&request.entry_signature)?,
         });
-        let (cluster, known) = match member.entry_signature {
+        let cluster = match member.entry_signature {
             Some(_) => {
                 let cluster = self.find(&key).await?;
                 // Whoever comes back as it was has signed that before.
@@ -307,16 +335,16 @@ impl Api {
                     self.check_entry(&cluster, &member)?;
                 }
                 // It is over the ID, and by its name there may be another soon.
-                (ClusterKey::Id(cluster.id), known)
+                ClusterKey::Id(cluster.id)
             }
-            None => (key, false),
+            None => key,
         };
         let admission = admission(&request.token)?;
         let command = Command::Join { cluster, member: Arc::clone(&member), admission };
-        let Outcome::Joined { cluster, rank } = self.apply(command).await? else {
+        let Outcome::Joined { cluster, rank, changed } = self.apply(command).await? else {
             return Err(unexpected());
         };
-        if !known {
+        if changed {
             let Member { id, name, .. } = &*member;
             info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
         }
@@ -350,7 +378,8 @@ impl Api {
             }
         };
         let command = Command::Move { cluster, who, endpoints, signed };
-        Ok(v2::UpdateEndpointsResponse { revision: self.change(command).await?.revision })
+        let cluster = self.change(&caller, "moved", command).await?;
+        Ok(v2::UpdateEndpointsResponse { revision: cluster.revision })
     }
 
     async fn do_sign(
@@ -592,8 +621,7 @@ impl Registry for Api {
         let request = request.into_inner();
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let command = Command::Leave { cluster, who: caller.who(&request.name)? };
-        let cluster = self.change(command).await?;
-        caller.log("left", &cluster);
+        let cluster = self.change(&caller, "left", command).await?;
         Ok(Response::new(v2::LeaveResponse { revision: cluster.revision }))
     }
 
@@ -606,8 +634,7 @@ impl Registry for Api {
         let cluster = convert::cluster_key(request.cluster.as_ref())?;
         let member = convert::bytes("member_id", &request.member_id)?;
         let command = Command::Expel { cluster, by: caller.actor(), member };
-        let cluster = self.change(command).await?;
-        caller.log("member expelled", &cluster);
+        let cluster = self.change(&caller, "member expelled", command).await?;
         Ok(Response::new(v2::ExpelMemberResponse { revision: cluster.revision }))
     }
 
@@ -617,8 +644,8 @@ impl Registry for Api {
     ) -> Result<Response<v2::DeleteClusterResponse>, Status> {
         let caller = self.caller(&request).await?;
         let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
-        let cluster = self.change(Command::Delete { cluster, by: caller.actor() }).await?;
-        caller.log("deleted", &cluster);
+        let command = Command::Delete { cluster, by: caller.actor() };
+        self.change(&caller, "deleted", command).await?;
         Ok(Response::new(v2::DeleteClusterResponse {}))
     }
 
@@ -646,12 +673,13 @@ impl Registry for Api {
         let token = TokenId::parse(&request.token_id)
             .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
         let command = Command::RevokeToken { cluster, by: caller.actor(), token };
-        caller.log("token revoked", &*self.change(command).await?);
+        self.change(&caller, "token revoked", command).await?;
         Ok(Response::new(v2::RevokeTokenResponse {}))
     }
 }
 
-/// What a member brings to be let in. A secret that is none is no token of any cluster's.
+/// What a member brings to be let in. Text that is no secret at all says more about whoever typed it
+/// than that it is no token of this cluster's.
 fn admission(token: &str) -> Result<Admission, Fault> {
     if token.is_empty() {
         return Ok(Admission::Key);

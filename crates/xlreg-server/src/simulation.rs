@@ -78,6 +78,7 @@ impl Site {
         let Parts { engine, identity, tls, key, connections, modern, fill, spawn, flaw } = parts;
         let stop = CancellationToken::new();
         let around = Surroundings::new(fill, spawn);
+        let registration_rates = Arc::new(Rates::new(modern.registrations));
         let old = connection::Shared {
             engine: Arc::clone(&engine),
             pool: Pool::idle(connections.unproven_hellos),
@@ -86,6 +87,7 @@ impl Site {
             bounds: connections,
             stop: stop.clone(),
             around: around.clone(),
+            registration_rates: Arc::clone(&registration_rates),
         };
         let modern = modern::Shared {
             presence: Presence::new(engine.clock().clone()),
@@ -100,7 +102,8 @@ impl Site {
             handshake_rates: Rates::new(modern.handshakes),
             address_rates: Rates::new(modern.requests),
             request_rates: Rates::new(modern.requests),
-            registration_rates: Rates::new(modern.registrations),
+            registration_rates,
+            rotation_rates: Rates::slow(modern.rotations),
             requests: Tally::default(),
             requests_of: Tally::default(),
             watches: Tally::default(),

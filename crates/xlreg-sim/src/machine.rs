@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use xlreg_core::limits::Limits;
 use xlreg_server::config::{Connections, Modern};
-use xlreg_server::rates::Rate;
+use xlreg_server::rates::{Rate, SlowRate};
 use xlreg_server::simulation::{Parts, Site};
 use xlreg_store::simulation::{Disk, Flaw};
 use xlreg_store::{Engine, LocalEngine};
@@ -107,6 +107,7 @@ impl Machine {
                 handshakes: unlimited,
                 requests: unlimited,
                 registrations: unlimited,
+                rotations: SlowRate { per_minute: u32::MAX, burst: u32::MAX },
                 heartbeat: Duration::from_secs(4),
                 owner_grace: Duration::from_secs(2),
                 ..Modern::default()

@@ -350,6 +350,7 @@ impl Reason {
             Refusal::NoEndpoint,
             Refusal::ClusterFull { size: 0 },
             Refusal::RegistryFull,
+            Refusal::TooManyRegistrations,
         ];
         match known.into_iter().find(|refusal| refusal.to_string() == text) {
             Some(refusal) => Self::Known(refusal),
@@ -364,7 +365,8 @@ impl Reason {
                 fault.reason,
                 ErrorReason::ShuttingDown | ErrorReason::StoreFailed | ErrorReason::RateLimited
             ),
-            Self::Known(_) | Self::Other(_) => false,
+            Self::Known(refusal) => *refusal == Refusal::TooManyRegistrations,
+            Self::Other(_) => false,
         }
     }
 }
@@ -482,6 +484,9 @@ mod tests {
             Reason::from_text("cluster is full"),
             Reason::Known(Refusal::ClusterFull { size: 0 })
         );
+        let too_many = Reason::from_text(&Refusal::TooManyRegistrations.to_string());
+        assert_eq!(too_many, Reason::Known(Refusal::TooManyRegistrations));
+        assert!(too_many.is_transient() && !Reason::from_text("cluster is full").is_transient());
         let Reason::Other(text) = Reason::from_text(&"\x1b[31m\n".repeat(1000)) else {
             panic!("not a known text");
         };

@@ -84,7 +84,9 @@ impl<V: View> Rules<'_, V> {
         Ok(Decision { outcome: Outcome::Registered(id), changes })
     }
 
-    /// All that the old key has goes to the new one: IDs, ranks, clusters, and having been expelled.
+    /// All that the old key has goes to the new one: IDs, ranks, clusters, and having been expelled; and,
+    /// in the clusters of these, its place on the list of who may join. Nothing leads from a key to the
+    /// other clusters that name it: anybody may name any, as often as he likes.
     fn rotate(
         &self,
         old: &Fingerprint,
@@ -163,6 +165,7 @@ impl<V: View> Rules<'_, V> {
         if owned {
             cluster.owner = Some(new);
         }
+        let listed = new != *old && cluster.policy.replace(old, new);
         // Who was expelled does not come back with another key.
         let barred = new != *old && cluster.expelled.remove(old);
         if barred {
@@ -174,7 +177,8 @@ impl<V: View> Rules<'_, V> {
             key: new,
             was: Some(*old),
         });
-        let terms = owned.then(|| Change::Terms { cluster: Arc::clone(&cluster), was: Some(*old) });
+        let terms = || Change::Terms { cluster: Arc::clone(&cluster), was: before.owner };
+        let terms = (owned || listed).then(terms);
         let seat = |rank| Change::Seat { cluster: Arc::clone(&cluster), rank, was: Some(*old) };
         ranks.into_iter().map(seat).chain(terms).chain(expelled).collect()
     }
@@ -240,7 +244,8 @@ impl<V: View> Rules<'_, V> {
         let before = cluster.seats.get(rank).unwrap_or(&Seat::Free);
         let member = &signed_before(member, before);
         if before.present() == Some(member) {
-            return Ok(Decision::nothing_new(Outcome::Joined { cluster, rank }));
+            let outcome = Outcome::Joined { cluster, rank, changed: false };
+            return Ok(Decision::nothing_new(outcome));
         }
         let kind = match before {
             Seat::Free => EventKind::Joined,
@@ -270,14 +275,14 @@ impl<V: View> Rules<'_, V> {
             let was = cluster.owner;
             changes.push(Change::Terms { cluster: Arc::clone(&cluster), was });
         }
-        Ok(Decision { outcome: Outcome::Joined { cluster, rank }, changes })
+        Ok(Decision { outcome: Outcome::Joined { cluster, rank, changed: true }, changes })
     }
 
     fn leave(&self, key: &ClusterKey, who: &Who) -> Result<Decision, Refusal> {
         let cluster = self.live(key)?;
         let rank = self.rank_of(&cluster, who)?;
         let Some(Seat::Present(member)) = cluster.seats.get(rank) else {
-            return Ok(Decision::nothing_new(Outcome::Changed(cluster)));
+            return Ok(Decision::nothing_new(Outcome::Unchanged(cluster)));
         };
         let seat = Seat::Left(Arc::clone(member));
         Ok(self.reseat(&cluster, rank, seat, EventKind::Left))
@@ -308,7 +313,7 @@ impl<V: View> Rules<'_, V> {
             None => signed_before(&Arc::new(moved), before),
         };
         if moved == *member {
-            return Ok(Decision::nothing_new(Outcome::Changed(cluster)));
+            return Ok(Decision::nothing_new(Outcome::Unchanged(cluster)));
         }
         Ok(self.reseat(&cluster, rank, Seat::Present(moved), EventKind::Updated))
     }

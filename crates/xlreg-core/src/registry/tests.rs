@@ -389,6 +389,53 @@ fn each_policy_lets_in_whom_it_names() {
 }
 
 #[test]
+fn a_list_keeps_a_rank_for_each_of_its_keys() {
+    let listed = |keys: &[u8]| Policy::Keys(keys.iter().map(|n| key(*n).fingerprint()).collect());
+    let by_key = |n, sig| member(n, &format!("m{n}"), sig, 1);
+    // As long as the cluster is large, or longer: one for each.
+    for keys in [&[1, 2, 3][..], &[1, 2, 3, 4, 5]] {
+        let mut bench = Bench::default();
+        bench.with_policy(listed(keys));
+        let mut join = |n, sig| bench.join_by("alpha", &by_key(n, sig), Admission::Key);
+        assert_eq!(join(1, 1), Ok(0));
+        assert_eq!(join(11, 1), Err(Refusal::RanksKept));
+        assert_eq!(join(2, 2), Ok(1));
+        assert_eq!(join(12, 2), Err(Refusal::RanksKept));
+        assert_eq!(join(1, 1), Ok(0), "what it has it may have again");
+        assert_eq!(join(3, 3), Ok(2));
+        assert_eq!(join(13, 3), Err(Refusal::ClusterFull { size: 3 }));
+    }
+    // Shorter: what is over goes to who comes first.
+    let mut bench = Bench::default();
+    bench.with_policy(listed(&[1, 2]));
+    assert_eq!(bench.join_by("alpha", &by_key(1, 1), Admission::Key), Ok(0));
+    assert_eq!(bench.join_by("alpha", &by_key(11, 1), Admission::Key), Ok(1));
+    let third = by_key(21, 1);
+    assert_eq!(bench.join_by("alpha", &third, Admission::Key), Err(Refusal::RanksKept));
+    // Nothing is kept for who can't come any more.
+    assert_eq!(bench.join_by("alpha", &by_key(2, 2), Admission::Key), Ok(2));
+    bench.expel(OWNER, 2).unwrap();
+    assert_eq!(bench.join_by("alpha", &third, Admission::Key), Ok(2));
+}
+
+#[test]
+fn a_key_keeps_its_place_on_a_list_where_it_is_a_member_or_the_owner() {
+    let list = |keys: [u8; 2]| Policy::Keys(keys.map(|n| key(n).fingerprint()).into());
+    let mut bench = Bench::default();
+    bench.with_policy(list([1, 2]));
+    bench.register(Some(2), 90, 2).unwrap();
+    bench.join_by("alpha", &m(2), Admission::Key).unwrap();
+    bench.rotate(2, 50).unwrap();
+    assert_eq!(bench.alpha().policy, list([1, 50]));
+    // The owner, which has not joined yet.
+    bench.register(Some(1), 90, 1).unwrap();
+    bench.rotate(1, 51).unwrap();
+    let alpha = bench.alpha();
+    assert_eq!((&alpha.policy, alpha.owner), (&list([50, 51]), Some(key(51).fingerprint())));
+    assert_eq!(bench.join_by("alpha", &member(1, "m1", 51, 1), Admission::Key), Ok(1));
+}
+
+#[test]
 fn a_token_is_used_once_for_each_rank_and_never_for_coming_back() {
     let mut bench = Bench::default();
     bench.with_policy(Policy::Token);

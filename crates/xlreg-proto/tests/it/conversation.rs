@@ -268,6 +268,7 @@ fn each_refusal_has_its_text() {
         Refusal::TooManyEndpoints { got: 9 },
         Refusal::ClusterFull { size: 2 },
         Refusal::RegistryFull,
+        Refusal::TooManyRegistrations,
     ];
     let texts: Vec<_> = refusals.map(|refusal| summary(&Reply::from(refusal))).into();
     insta::assert_snapshot!(texts.join("\n"));

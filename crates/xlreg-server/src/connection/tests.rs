@@ -38,6 +38,9 @@ const BOUNDS: Connections = Connections {
     drain: Duration::from_secs(5),
 };
 
+/// New IDs for each address.
+const REGISTRATIONS: Rate = Rate { per_second: 1, burst: 4 };
+
 /// Where clients come from.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -89,6 +92,7 @@ impl Host {
             bounds,
             stop: CancellationToken::new(),
             around: Surroundings::default(),
+            registration_rates: Arc::new(Rates::new(REGISTRATIONS)),
         }))
     }
 
@@ -782,4 +786,30 @@ async fn an_error_is_told_and_ends_the_session() {
         assert!(matches!(closed, Closed::Ended(End::OutOfTurn { .. })), "{closed}");
         assert!(story.member.is_none());
     }
+}
+
+/// What is known is no registration, and the session goes on with it.
+#[tokio::test]
+async fn ids_come_no_faster_from_one_address_than_they_may() {
+    let host = Host::new(BOUNDS);
+    let too_many = Reply::Error(Refusal::TooManyRegistrations.to_string());
+    let mut registered = 0;
+    loop {
+        let mut client = host.greet(Dialect::V1_9, WIDE).await;
+        match client.ask(&member(registered)).await {
+            Reply::MemberOk { .. } => registered += 1,
+            refused => {
+                assert_eq!(refused, too_many);
+                let (_, closed) = client.closed().await;
+                let expected = End::Refused(Refusal::TooManyRegistrations);
+                assert!(matches!(&closed, Closed::Ended(end) if *end == expected), "{closed}");
+                break;
+            }
+        }
+        assert!(registered < 100, "there is a rate");
+    }
+    assert!(registered >= REGISTRATIONS.burst as u8);
+    let mut known = host.greet(Dialect::V1_9, WIDE).await;
+    let again = known.ask(&member(0)).await;
+    assert!(matches!(again, Reply::MemberOk { .. }), "{again:?}");
 }

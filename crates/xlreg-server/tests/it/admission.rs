@@ -118,6 +118,19 @@ async fn only_keys_of_the_list_come_in_and_only_the_owner_sees_the_list() {
     assert_eq!(keys(&page.clusters[0]), 0);
 }
 
+/// So a cluster has an owner that is known, and that the rate of registrations has counted.
+#[tokio::test]
+async fn nobody_creates_or_joins_a_cluster_unless_it_has_registered() {
+    let (_, server) = serve(Access::default()).await;
+    let mut stranger = Caller::connect(server.address, 0).await;
+    refused(stranger.create("alpha", 2).await, ErrorReason::NotRegistered);
+    refused(stranger.get("alpha").await, ErrorReason::ClusterNotFound);
+    refused(stranger.join("alpha", "a").await, ErrorReason::NotRegistered);
+    stranger.register(&[]).await.unwrap();
+    stranger.create("alpha", 2).await.unwrap();
+    assert_eq!(stranger.join("alpha", "a").await, Ok(0));
+}
+
 /// Members of the old wire come into open clusters only, but see the rosters of all.
 #[tokio::test]
 async fn clients_of_the_old_wire_come_into_open_clusters_only() {

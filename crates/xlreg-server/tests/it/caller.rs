@@ -158,6 +158,20 @@ impl Caller {
         asked(self.grpc.rotate_keys(request)).await
     }
 
+    /// Lets the comms key that it has take its own place, which changes nothing.
+    pub(crate) async fn rotate_in_place(&mut self) -> Asked<v2::RotateKeysResponse> {
+        let [registry, comms] = [key().public().fingerprint(); 2];
+        let sig = self.key.public().fingerprint();
+        let statement = proof::rotation_statement(&registry, &sig, &sig, Some(&comms));
+        let request = v2::RotateKeysRequest {
+            new_comms_key: key().public().der().to_vec(),
+            old_signature: self.key.sign_pss(&[&statement]).unwrap(),
+            comms_proof: comms_proof(&sig),
+            ..v2::RotateKeysRequest::default()
+        };
+        asked(self.grpc.rotate_keys(request)).await
+    }
+
     /// Creates an open cluster, or hears of the one that is there.
     pub(crate) async fn create(&mut self, cluster: &str, size: u32) -> Asked<v2::Cluster> {
         self.define(defined(cluster, size)).await

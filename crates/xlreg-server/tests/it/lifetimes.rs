@@ -216,6 +216,9 @@ async fn a_cluster_whose_owner_hung_up_while_it_was_made_ends_too() {
     let clock = standing();
     let engine = Rigged::by(clock.clone(), Mood::Late);
     let server = Running::with(Arc::clone(&engine) as _, config()).await;
+    engine.answer.notify_one();
+    Caller::known(server.address, 0).await.hang_up().await;
+    soon(engine.asked.notified()).await;
     let mut other = Caller::connect(server.address, 1).await;
     let mut owner = Raw::greeted(2, server.address, 0, &[]).await;
     owner.send(&call(1, CREATE_CLUSTER, &living("alpha", WITH_OWNER))).await.unwrap();

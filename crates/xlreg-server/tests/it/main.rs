@@ -3,7 +3,7 @@
 //! | of the old wire | of the modern door | of both |
 //! |---|---|---|
 //! | `hostile`, `limits` | `strangers`, `floods`, `abuse`, `quotas`, `watchers` | `doors`, `races`, `admission`, `lifetimes` |
-//! | `crash`, `stopping` | | `home` |
+//! | `crash`, `stopping` | | `home`, `logs` |
 //!
 //! Clients are bare: those of the old wire are in `support`, those of the modern door in `caller`,
 //! which calls as a library would, and `frames`, which writes HTTP/2 by hand.
@@ -25,6 +25,7 @@ mod home;
 mod hostile;
 mod lifetimes;
 mod limits;
+mod logs;
 mod quotas;
 mod races;
 mod rigged;

@@ -9,11 +9,11 @@ use xlreg_api::v2::{self, ErrorReason};
 use xlreg_core::limits::Limits;
 use xlreg_server::Config;
 use xlreg_server::config::Modern;
-use xlreg_server::rates::Rate;
+use xlreg_server::rates::{Rate, SlowRate};
 
 use crate::caller::{Asked, Caller, refused};
 use crate::rigged::{Mood, Rigged};
-use crate::support::{Running, patient, soon};
+use crate::support::{Running, patient, sig_key, soon};
 
 /// Checks what every limit says.
 #[track_caller]
@@ -136,6 +136,34 @@ async fn one_address_registers_no_faster_than_it_may() {
     Caller::from(2, server.address, 2).await.register(&[]).await.unwrap();
 }
 
+/// Each rotation brings another key, and no new rate with it.
+#[tokio::test]
+async fn one_node_rotates_no_faster_than_it_may_whatever_keys_it_has() {
+    let rotations = SlowRate { per_minute: 1, burst: 2 };
+    let server = serve(Limits::default(), Modern { rotations, ..Modern::default() }).await;
+    Caller::known(server.address, 0).await.rotate(sig_key(1)).await.unwrap();
+    let mut second = Caller::connect(server.address, 1).await;
+    second.rotate_in_place().await.unwrap();
+    let fault = limited(second.rotate(sig_key(2)).await, ErrorReason::RateLimited, "rotations");
+    let minute = Duration::from_secs(60);
+    assert!(fault.retry_after.unwrap() <= minute, "{:?}", fault.retry_after);
+    assert!(second.is_served().await, "its key is the one that it was");
+    Caller::known(server.address, 3).await.rotate(sig_key(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_rotation_counts_as_a_registration_of_its_address() {
+    let modern = Modern {
+        registrations: Rate { per_second: 1, burst: 2 },
+        rotations: SlowRate { per_minute: 1000, burst: 1000 },
+        ..Modern::default()
+    };
+    let server = serve(Limits::default(), modern).await;
+    let mut caller = Caller::known(server.address, 0).await;
+    let fast = until_refused(async |_| caller.rotate_in_place().await.map(drop)).await;
+    limited(fast, ErrorReason::RateLimited, "registrations");
+}
+
 #[tokio::test]
 async fn one_key_asks_no_faster_than_it_may_on_all_its_connections_together() {
     let requests = Rate { per_second: 1, burst: 4 };
@@ -232,6 +260,23 @@ async fn no_more_requests_are_under_way_of_a_key_or_an_address_or_in_all_than_ma
         limited(caller.list().await, ErrorReason::RateLimited, "requests under way");
     }
     asking.iter().for_each(JoinHandle::abort);
+}
+
+/// It will still be carried out, so it is still work, and one client can't heap that up.
+#[tokio::test]
+async fn a_create_that_the_store_has_not_answered_is_under_way_until_it_does() {
+    let engine = Rigged::new(Mood::Late);
+    let request = Duration::from_millis(100);
+    let modern = Modern { requests_max: 1, request, ..Modern::default() };
+    let config = Config { modern, connections: patient(), ..Config::default() };
+    let server = Running::with(engine.clone(), config).await;
+    engine.answer.notify_one();
+    let mut caller = Caller::known(server.address, 0).await;
+    refused(caller.create("alpha", 2).await, ErrorReason::StoreFailed);
+    let crowded = caller.get("alpha").await;
+    limited(crowded, ErrorReason::RateLimited, "requests under way");
+    engine.answer.notify_one();
+    soon(async { while caller.get("alpha").await.is_err() {} }).await;
 }
 
 #[tokio::test]

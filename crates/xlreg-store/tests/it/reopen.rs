@@ -179,8 +179,11 @@ fn plain(outcome: Outcome) -> Outcome {
     let plain = |cluster: std::sync::Arc<Cluster>| without_time(&cluster).into();
     match outcome {
         Outcome::Created { cluster, new } => Outcome::Created { cluster: plain(cluster), new },
-        Outcome::Joined { cluster, rank } => Outcome::Joined { cluster: plain(cluster), rank },
+        Outcome::Joined { cluster, rank, changed } => {
+            Outcome::Joined { cluster: plain(cluster), rank, changed }
+        }
         Outcome::Changed(cluster) => Outcome::Changed(plain(cluster)),
+        Outcome::Unchanged(cluster) => Outcome::Unchanged(plain(cluster)),
         Outcome::Issued { cluster, token } => Outcome::Issued { cluster: plain(cluster), token },
         Outcome::Ended(cluster) => Outcome::Ended(plain(cluster)),
         other => other,

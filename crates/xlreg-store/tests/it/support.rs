@@ -123,7 +123,7 @@ pub(crate) fn rotate(old: u32, new: u32) -> Command {
 
 pub(crate) async fn joined(engine: &dyn Engine, command: Command) -> (Arc<Cluster>, usize) {
     match engine.apply(command).await.unwrap() {
-        Outcome::Joined { cluster, rank } => (cluster, rank),
+        Outcome::Joined { cluster, rank, .. } => (cluster, rank),
         other => panic!("expected to have joined, got {other:?}"),
     }
 }

@@ -1,0 +1,104 @@
+//! What the operator is told, and what not.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::caller::Caller;
+use crate::support::{Running, patient, sig_key};
+
+/// Lines of the log of all that runs on this thread: level, message, fields.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    fn listen() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let guard = set_default(log.clone());
+        (log, guard)
+    }
+
+    /// The lines at this level since they were last taken.
+    fn take(&self, level: Level) -> Vec<String> {
+        let lines = std::mem::take(&mut *self.0.lock().unwrap());
+        let start = format!("{level} ");
+        lines.iter().filter_map(|line| line.strip_prefix(&start)).map(str::to_owned).collect()
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("xlreg_server") && *metadata.level() <= Level::DEBUG
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(format!("{}", event.metadata().level()));
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            "message" => write!(self.0, " {value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        }
+        .unwrap();
+    }
+}
+
+fn count(lines: &[String], what: &str) -> usize {
+    lines.iter().filter(|line| line.starts_with(what)).count()
+}
+
+/// Or whoever repeats a call would fill the log.
+#[tokio::test]
+async fn what_changes_nothing_is_not_told() {
+    let (log, _guard) = Log::listen();
+    let server = Running::in_memory(patient()).await;
+    let mut caller = Caller::known(server.address, 0).await;
+    caller.create("alpha", 2).await.unwrap();
+    caller.join("alpha", "a").await.unwrap();
+    caller.relocate("alpha").await.unwrap();
+    let told = log.take(Level::INFO);
+    assert_eq!(["created", "joined", "moved"].map(|what| count(&told, what)), [1; 3], "{told:?}");
+    for _ in 0..3 {
+        caller.create("alpha", 2).await.unwrap();
+        caller.relocate("alpha").await.unwrap();
+        caller.rotate_in_place().await.unwrap();
+    }
+    assert_eq!(log.take(Level::INFO), Vec::<String>::new());
+    caller.leave("alpha").await.unwrap();
+    assert_eq!(count(&log.take(Level::INFO), "left"), 1);
+    for _ in 0..3 {
+        caller.leave("alpha").await.unwrap();
+    }
+    assert_eq!(log.take(Level::INFO), Vec::<String>::new());
+    caller.join("alpha", "a").await.unwrap();
+    assert_eq!(count(&log.take(Level::INFO), "joined"), 1);
+    for _ in 0..3 {
+        caller.join("alpha", "a").await.unwrap();
+    }
+    assert_eq!(log.take(Level::INFO), Vec::<String>::new());
+    caller.rotate(sig_key(1)).await.unwrap();
+    assert_eq!(count(&log.take(Level::INFO), "keys rotated"), 1);
+}
