@@ -325,11 +325,13 @@ class Proof:
         for turn, port in enumerate(ports):
             event = self.change(watcher, "UPDATED", start + 3 + turn, 0)
             equal(event.change.member.endpoints, [f"127.0.0.1:{port}"], "the new endpoints")
-        late = self.watch(third, "open", after=start)
+        named = next(self.watch(third, "open", after=start))
+        equal(named.WhichOneof("event"), "snapshot", "the answer to a revision without an ID")
+        late = self.watch(third, "open", after=start, by_id=cluster.id)
         kinds = ["JOINED", "JOINED", "UPDATED", "UPDATED"]
         for turn, kind in enumerate(kinds):
             self.change(late, kind, start + 1 + turn)
-        ahead = next(self.watch(third, "open", after=start + 1000))
+        ahead = next(self.watch(third, "open", after=start + 1000, by_id=cluster.id))
         equal(ahead.WhichOneof("event"), "snapshot", "the answer to a revision that never was")
         proved("endpoints are updated; a watch goes on by revision after its channel is closed")
 
