@@ -84,6 +84,13 @@ impl Fault {
         self
     }
 
+    /// The reason's name, as it goes over the wire and into logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        let name = self.reason.as_str_name();
+        name.strip_prefix(PREFIX).unwrap_or(name)
+    }
+
     /// The status code that goes with the reason.
     #[must_use]
     pub fn code(&self) -> Code {
@@ -151,9 +158,7 @@ fn detail<M: Message + Default>(details: &[Any], type_url: &str) -> Option<M> {
 
 impl From<Fault> for Status {
     fn from(fault: Fault) -> Self {
-        let code = fault.code();
-        let name = fault.reason.as_str_name();
-        let reason = name.strip_prefix(PREFIX).unwrap_or(name);
+        let (code, reason) = (fault.code(), fault.name());
         let mut details = ErrorDetails::with_error_info(reason, DOMAIN, fault.metadata);
         if fault.retry_after.is_some() {
             details.set_retry_info(fault.retry_after);

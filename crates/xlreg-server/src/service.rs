@@ -2,6 +2,7 @@
 //!
 //! Nothing is decided here but who asks: the key that the handshake proved.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{debug, error, info};
 use xlreg_api::convert::{self, Detail};
 use xlreg_api::fault::{ENTRY_SIGNATURE, Fault};
@@ -32,6 +33,7 @@ use crate::config::Listed;
 use crate::entrance::{Places, limited};
 use crate::modern::{Peer, Shared};
 use crate::notary::NotaryError;
+use crate::rates::{Rate, Rates};
 use crate::watching;
 
 /// Clusters in a page, unless the caller asks for fewer or more, and at most.
@@ -42,10 +44,18 @@ const PAGE_MAX: usize = 1000;
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// Calls whose refusals the operator is told of: who comes in, and as whom.
+const TOLD: [&str; 3] = ["CreateCluster", "JoinCluster", "RotateKeys"];
+
+/// Refusals that the operator is told of, for one address. The rest is for `debug`, or whoever is
+/// refused could fill the log as fast as he may ask.
+const REFUSALS: Rate = Rate { per_second: 1, burst: 50 };
+
 /// The service; one for all connections.
 #[derive(Clone)]
 pub(crate) struct Api {
     shared: Arc<Shared>,
+    refusals: Arc<Rates<IpAddr>>,
 }
 
 /// Who asks, and what the registry knows of it.
@@ -81,7 +91,38 @@ impl Caller {
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self { shared, refusals: Arc::new(Rates::new(REFUSALS)) }
+    }
+
+    /// Does what `call` asks, and answers it.
+    async fn answer<'a, Q, A, F>(
+        &'a self,
+        call: &'static str,
+        request: Request<Q>,
+        method: impl FnOnce(&'a Self, Request<Q>) -> F,
+    ) -> Result<Response<A>, Status>
+    where
+        F: Future<Output = Result<A, Fault>>,
+    {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let answer = method(self, request).await;
+        if let (Err(fault), Some(peer)) = (&answer, peer) {
+            self.tell(call, &peer, fault);
+        }
+        Ok(Response::new(answer?))
+    }
+
+    /// Tells the operator of a refusal, in words of ours alone: what the client has sent may be a
+    /// secret, or anything.
+    fn tell(&self, call: &'static str, peer: &Peer, fault: &Fault) {
+        let (key, address, reason) = (peer.print(), peer.address, fault.name());
+        let field = fault.metadata.get("field");
+        let refused = TOLD.contains(&call) && fault.code() != Code::Unavailable;
+        if refused && self.refusals.check(&peer.site).is_ok() {
+            info!(call, reason, field, %key, peer = %address, "refused");
+        } else {
+            debug!(call, reason, field, %key, peer = %address, "refused");
+        }
     }
 
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
@@ -510,6 +551,87 @@ impl Api {
         let tokens = cluster.tokens.iter().map(|token| convert::to_token(token)).collect();
         Ok(v2::ListTokensResponse { tokens })
     }
+
+    async fn do_describe(
+        &self,
+        request: Request<v2::GetRegistryRequest>,
+    ) -> Result<v2::GetRegistryResponse, Fault> {
+        self.caller(&request).await?;
+        let Shared { identity, tls, legacy, engine, .. } = &*self.shared;
+        let entry = &identity.entry;
+        Ok(v2::GetRegistryResponse {
+            id: entry.id.as_bytes().to_vec(),
+            name: entry.name.to_string(),
+            version: identity.version.to_string(),
+            sig_key: entry.sig_key.der().to_vec(),
+            comms_key: entry.comms_key.der().to_vec(),
+            endpoints: entry.endpoints.iter().map(ToString::to_string).collect(),
+            root_certificate: tls.root().der().to_vec(),
+            legacy_wire: *legacy,
+            time: Some(convert::to_timestamp(engine.clock().now())),
+        })
+    }
+
+    async fn do_get(
+        &self,
+        request: Request<v2::GetClusterRequest>,
+    ) -> Result<v2::GetClusterResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let key = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        let cluster = self.find(&key).await?;
+        let told = convert::to_cluster(&cluster, caller.sees(&cluster));
+        Ok(v2::GetClusterResponse { cluster: Some(told) })
+    }
+
+    async fn do_leave(
+        &self,
+        request: Request<v2::LeaveRequest>,
+    ) -> Result<v2::LeaveResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.into_inner();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let command = Command::Leave { cluster, who: caller.who(&request.name)? };
+        let cluster = self.change(&caller, "left", command).await?;
+        Ok(v2::LeaveResponse { revision: cluster.revision })
+    }
+
+    async fn do_expel(
+        &self,
+        request: Request<v2::ExpelMemberRequest>,
+    ) -> Result<v2::ExpelMemberResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.get_ref();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let member = convert::bytes("member_id", &request.member_id)?;
+        let command = Command::Expel { cluster, by: caller.actor(), member };
+        let cluster = self.change(&caller, "member expelled", command).await?;
+        Ok(v2::ExpelMemberResponse { revision: cluster.revision })
+    }
+
+    async fn do_delete(
+        &self,
+        request: Request<v2::DeleteClusterRequest>,
+    ) -> Result<v2::DeleteClusterResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
+        let command = Command::Delete { cluster, by: caller.actor() };
+        self.change(&caller, "deleted", command).await?;
+        Ok(v2::DeleteClusterResponse {})
+    }
+
+    async fn do_revoke(
+        &self,
+        request: Request<v2::RevokeTokenRequest>,
+    ) -> Result<v2::RevokeTokenResponse, Fault> {
+        let caller = self.caller(&request).await?;
+        let request = request.get_ref();
+        let cluster = convert::cluster_key(request.cluster.as_ref())?;
+        let token = TokenId::parse(&request.token_id)
+            .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
+        let command = Command::RevokeToken { cluster, by: caller.actor(), token };
+        self.change(&caller, "token revoked", command).await?;
+        Ok(v2::RevokeTokenResponse {})
+    }
 }
 
 /// What the .proto file says of each call is done by the methods of [`Api`]; here their faults
@@ -523,158 +645,120 @@ impl Registry for Api {
         &self,
         request: Request<v2::GetRegistryRequest>,
     ) -> Result<Response<v2::GetRegistryResponse>, Status> {
-        self.caller(&request).await?;
-        let Shared { identity, tls, legacy, engine, .. } = &*self.shared;
-        let entry = &identity.entry;
-        Ok(Response::new(v2::GetRegistryResponse {
-            id: entry.id.as_bytes().to_vec(),
-            name: entry.name.to_string(),
-            version: identity.version.to_string(),
-            sig_key: entry.sig_key.der().to_vec(),
-            comms_key: entry.comms_key.der().to_vec(),
-            endpoints: entry.endpoints.iter().map(ToString::to_string).collect(),
-            root_certificate: tls.root().der().to_vec(),
-            legacy_wire: *legacy,
-            time: Some(convert::to_timestamp(engine.clock().now())),
-        }))
+        self.answer("GetRegistry", request, Self::do_describe).await
     }
 
     async fn register(
         &self,
         request: Request<v2::RegisterRequest>,
     ) -> Result<Response<v2::RegisterResponse>, Status> {
-        Ok(Response::new(self.do_register(request).await?))
+        self.answer("Register", request, Self::do_register).await
     }
 
     async fn get_node(
         &self,
         request: Request<v2::GetNodeRequest>,
     ) -> Result<Response<v2::GetNodeResponse>, Status> {
-        Ok(Response::new(self.do_node(request).await?))
+        self.answer("GetNode", request, Self::do_node).await
     }
 
     async fn rotate_keys(
         &self,
         request: Request<v2::RotateKeysRequest>,
     ) -> Result<Response<v2::RotateKeysResponse>, Status> {
-        Ok(Response::new(self.do_rotate(request).await?))
+        self.answer("RotateKeys", request, Self::do_rotate).await
     }
 
     async fn create_cluster(
         &self,
         request: Request<v2::CreateClusterRequest>,
     ) -> Result<Response<v2::CreateClusterResponse>, Status> {
-        Ok(Response::new(self.do_create(request).await?))
+        self.answer("CreateCluster", request, Self::do_create).await
     }
 
     async fn join_cluster(
         &self,
         request: Request<v2::JoinClusterRequest>,
     ) -> Result<Response<v2::JoinClusterResponse>, Status> {
-        Ok(Response::new(self.do_join(request).await?))
+        self.answer("JoinCluster", request, Self::do_join).await
     }
 
     async fn get_cluster(
         &self,
         request: Request<v2::GetClusterRequest>,
     ) -> Result<Response<v2::GetClusterResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let key = convert::cluster_key(request.get_ref().cluster.as_ref())?;
-        let cluster = self.find(&key).await?;
-        let told = convert::to_cluster(&cluster, caller.sees(&cluster));
-        Ok(Response::new(v2::GetClusterResponse { cluster: Some(told) }))
+        self.answer("GetCluster", request, Self::do_get).await
     }
 
     async fn get_signed_roster(
         &self,
         request: Request<v2::GetSignedRosterRequest>,
     ) -> Result<Response<v2::GetSignedRosterResponse>, Status> {
-        Ok(Response::new(self.do_sign(request).await?))
+        self.answer("GetSignedRoster", request, Self::do_sign).await
     }
 
     async fn list_clusters(
         &self,
         request: Request<v2::ListClustersRequest>,
     ) -> Result<Response<v2::ListClustersResponse>, Status> {
-        Ok(Response::new(self.do_list(request).await?))
+        self.answer("ListClusters", request, Self::do_list).await
     }
 
     async fn watch_cluster(
         &self,
         request: Request<v2::WatchClusterRequest>,
     ) -> Result<Response<Self::WatchClusterStream>, Status> {
-        Ok(Response::new(Box::pin(self.do_watch(request).await?)))
+        let watch = self.answer("WatchCluster", request, Self::do_watch).await?;
+        Ok(watch.map(|news| Box::pin(news) as Self::WatchClusterStream))
     }
 
     async fn update_endpoints(
         &self,
         request: Request<v2::UpdateEndpointsRequest>,
     ) -> Result<Response<v2::UpdateEndpointsResponse>, Status> {
-        Ok(Response::new(self.do_move(request).await?))
+        self.answer("UpdateEndpoints", request, Self::do_move).await
     }
 
     async fn leave(
         &self,
         request: Request<v2::LeaveRequest>,
     ) -> Result<Response<v2::LeaveResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let request = request.into_inner();
-        let cluster = convert::cluster_key(request.cluster.as_ref())?;
-        let command = Command::Leave { cluster, who: caller.who(&request.name)? };
-        let cluster = self.change(&caller, "left", command).await?;
-        Ok(Response::new(v2::LeaveResponse { revision: cluster.revision }))
+        self.answer("Leave", request, Self::do_leave).await
     }
 
     async fn expel_member(
         &self,
         request: Request<v2::ExpelMemberRequest>,
     ) -> Result<Response<v2::ExpelMemberResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let request = request.get_ref();
-        let cluster = convert::cluster_key(request.cluster.as_ref())?;
-        let member = convert::bytes("member_id", &request.member_id)?;
-        let command = Command::Expel { cluster, by: caller.actor(), member };
-        let cluster = self.change(&caller, "member expelled", command).await?;
-        Ok(Response::new(v2::ExpelMemberResponse { revision: cluster.revision }))
+        self.answer("ExpelMember", request, Self::do_expel).await
     }
 
     async fn delete_cluster(
         &self,
         request: Request<v2::DeleteClusterRequest>,
     ) -> Result<Response<v2::DeleteClusterResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let cluster = convert::cluster_key(request.get_ref().cluster.as_ref())?;
-        let command = Command::Delete { cluster, by: caller.actor() };
-        self.change(&caller, "deleted", command).await?;
-        Ok(Response::new(v2::DeleteClusterResponse {}))
+        self.answer("DeleteCluster", request, Self::do_delete).await
     }
 
     async fn create_token(
         &self,
         request: Request<v2::CreateTokenRequest>,
     ) -> Result<Response<v2::CreateTokenResponse>, Status> {
-        Ok(Response::new(self.do_issue(request).await?))
+        self.answer("CreateToken", request, Self::do_issue).await
     }
 
     async fn list_tokens(
         &self,
         request: Request<v2::ListTokensRequest>,
     ) -> Result<Response<v2::ListTokensResponse>, Status> {
-        Ok(Response::new(self.do_tokens(request).await?))
+        self.answer("ListTokens", request, Self::do_tokens).await
     }
 
     async fn revoke_token(
         &self,
         request: Request<v2::RevokeTokenRequest>,
     ) -> Result<Response<v2::RevokeTokenResponse>, Status> {
-        let caller = self.caller(&request).await?;
-        let request = request.get_ref();
-        let cluster = convert::cluster_key(request.cluster.as_ref())?;
-        let token = TokenId::parse(&request.token_id)
-            .ok_or_else(|| Fault::field("token_id", "8 lower-case hex digits"))?;
-        let command = Command::RevokeToken { cluster, by: caller.actor(), token };
-        self.change(&caller, "token revoked", command).await?;
-        Ok(Response::new(v2::RevokeTokenResponse {}))
+        self.answer("RevokeToken", request, Self::do_revoke).await
     }
 }
 

@@ -57,19 +57,31 @@ impl Registry {
     /// Has the registry know `next` in the place of `old`, unless it does already.
     async fn tell_rotation(&self, old: &Identity, next: &Identity) -> Result<(), Error> {
         match self.ask_rotation(old, next).await {
-            // So answers a registry that has heard it before: then it knows the new keys.
+            // So answers a registry that has heard it before: then it knows the new keys. Or somebody
+            // else has rotated the old ones, and it doesn't.
             Err(error)
                 if error.is_refusal(Refusal::KeyRetired)
                     || error.is_refusal(Refusal::CommsKeyDiffers) =>
             {
-                match self.register(next).await {
-                    Ok(_) => Ok(()),
+                match self.is_known(next).await {
+                    Ok(true) => Ok(()),
                     Err(other) if other.is_transient() => Err(other),
-                    Err(_) => Err(error),
+                    Ok(false) | Err(_) => Err(error),
                 }
             }
             answered => answered,
         }
+    }
+
+    /// Whether the registry knows a node by both of its keys, without making it known.
+    async fn is_known(&self, node: &Identity) -> Result<bool, Error> {
+        let ids = self.ids_of(node, &node.sig_key().fingerprint()).await?;
+        let known = node.id().map_or(!ids.is_empty(), |id| ids.contains(&id));
+        if known {
+            // So this registers nothing, and only says whether the comms key is the one that it has.
+            self.register(node).await?;
+        }
+        Ok(known)
     }
 
     async fn ask_rotation(&self, old: &Identity, next: &Identity) -> Result<(), Error> {

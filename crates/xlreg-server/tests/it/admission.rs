@@ -35,7 +35,7 @@ fn kind(cluster: &str, kind: v2::join_policy::Kind) -> v2::CreateClusterRequest 
     }
 }
 
-fn with_token(cluster: &str) -> v2::CreateClusterRequest {
+pub(crate) fn with_token(cluster: &str) -> v2::CreateClusterRequest {
     kind(cluster, v2::join_policy::Kind::Token(v2::join_policy::Token {}))
 }
 

@@ -2,13 +2,17 @@
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::caller::Caller;
+use xlreg_api::v2::ErrorReason;
+
+use crate::admission::with_token;
+use crate::caller::{Caller, refused};
 use crate::support::{Running, patient, sig_key};
 
 /// Lines of the log of all that runs on this thread: level, message, fields.
@@ -101,4 +105,47 @@ async fn what_changes_nothing_is_not_told() {
     assert_eq!(log.take(Level::INFO), Vec::<String>::new());
     caller.rotate(sig_key(1)).await.unwrap();
     assert_eq!(count(&log.take(Level::INFO), "keys rotated"), 1);
+}
+
+/// With who was refused and why, and nothing of what it sent.
+#[tokio::test]
+async fn refusals_are_told_without_secrets_and_not_without_end() {
+    let (log, _guard) = Log::listen();
+    let server = Running::in_memory(patient()).await;
+    let mut owner = Caller::known(server.address, 0).await;
+    owner.define(with_token("alpha")).await.unwrap();
+    owner.create("beta", 2).await.unwrap();
+    let secret = owner.token("alpha", 1, Duration::from_secs(60)).await.unwrap().secret;
+    owner.join_with("alpha", "o", &secret).await.unwrap();
+    let mut caller = Caller::known(server.address, 1).await;
+    log.take(Level::INFO);
+
+    refused(caller.join_with("alpha", "a", &secret).await, ErrorReason::TokenSpent);
+    refused(caller.join_with("alpha", "a", &secret[1..]).await, ErrorReason::InvalidField);
+    refused(caller.create("beta", 3).await, ErrorReason::ClusterExists);
+    refused(caller.rotate(sig_key(0)).await, ErrorReason::KeyInUse);
+    refused(caller.delete("beta").await, ErrorReason::NotOwner);
+    let lines = log.0.lock().unwrap().clone();
+    assert!(lines.iter().all(|line| !line.contains(&secret[4..])), "{lines:?}");
+    let who = format!("key={} peer=127.0.0.1:", sig_key(1).public().fingerprint());
+    let told = log.take(Level::INFO);
+    let expected = [
+        "refused call=\"JoinCluster\" reason=\"TOKEN_SPENT\" ",
+        "refused call=\"JoinCluster\" reason=\"INVALID_FIELD\" field=\"token\" ",
+        "refused call=\"CreateCluster\" reason=\"CLUSTER_EXISTS\" ",
+        "refused call=\"RotateKeys\" reason=\"KEY_IN_USE\" ",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (line, start) in told.iter().zip(expected) {
+        assert!(line.starts_with(&format!("{start}{who}")), "{line}");
+    }
+
+    // One a second may come while this takes its time.
+    for _ in 0..300 {
+        refused(caller.join("alpha", "a").await, ErrorReason::TokenRequired);
+    }
+    let lines = log.0.lock().unwrap().clone();
+    let at = |level: Level| lines.iter().filter(|line| line.starts_with(level.as_str())).count();
+    assert_eq!(at(Level::INFO) + at(Level::DEBUG), 300);
+    assert!(at(Level::INFO) >= 40 && at(Level::DEBUG) >= 100, "{} told", at(Level::INFO));
 }

@@ -7,8 +7,11 @@ use tokio::time::timeout;
 use xlreg::{Error, EventKind, Identity, NewKeys, News, PrivateKey, Reason};
 use xlreg_core::Refusal;
 use xlreg_node::rotation::NEXT_FILE;
+use xlreg_proto::text::FileId;
 
-use crate::support::{ENOUGH, Running, by_name, cluster, endpoint, identity, name, new_key};
+use crate::support::{
+    ENOUGH, Running, by_name, cluster, endpoint, identity, identity_in, name, new_key,
+};
 
 fn both() -> NewKeys {
     NewKeys { sig: Some(new_key()), comms: Some(new_key()) }
@@ -86,6 +89,27 @@ async fn a_rotation_that_was_cut_off_is_finished_by_the_next() {
         assert!(!crashed.path().join(NEXT_FILE).exists());
         assert_eq!(registry.register(&loaded).await.unwrap(), old.id().unwrap());
     }
+}
+
+/// Of an identity without an ID, the keys alone tell whose rotation it was.
+#[tokio::test]
+async fn anothers_rotation_is_not_taken_for_ones_own() {
+    let server = Running::in_memory().await;
+    let (registry, looker) = (&server.registry, identity("looker").await);
+    let dir = tempfile::tempdir().unwrap();
+    let old = identity_in(dir.path(), "a", FileId::Old([7; 32]), &new_key()).await;
+    assert_eq!(old.id(), None);
+    let id = registry.register(&old).await.unwrap();
+    let (others, own) = (both(), both());
+    let prints = [&others, &own].map(|keys| keys.sig.as_ref().unwrap().public().fingerprint());
+    registry.rotate(&old, others.clone()).await.unwrap();
+    registry.rotate(&old, others).await.unwrap();
+
+    let error = registry.rotate(&old, own).await.unwrap_err();
+    let expected = Reason::Known(Refusal::KeyRetired);
+    assert!(matches!(&error, Error::Refused { reason, .. } if *reason == expected), "{error}");
+    assert_eq!(registry.ids_of(&looker, &prints[0]).await.unwrap(), [id]);
+    assert_eq!(registry.ids_of(&looker, &prints[1]).await.unwrap(), [], "no node was made of them");
 }
 
 #[tokio::test]

@@ -158,9 +158,20 @@ pub(crate) async fn identity(text: &str) -> Identity {
 
 /// A node with this ID and these keys: such as its file would have it.
 pub(crate) async fn identity_of(text: &str, id: NodeId, key: &Arc<PrivateKey>) -> Identity {
+    let dir = tempfile::tempdir().unwrap();
+    identity_in(dir.path(), text, FileId::from(id), key).await
+}
+
+/// The same in a directory that stays, and of a node whose ID may be one of old, which counts for none.
+pub(crate) async fn identity_in(
+    dir: &Path,
+    text: &str,
+    id: FileId,
+    key: &Arc<PrivateKey>,
+) -> Identity {
     let node = NodeFile {
         name: name(text),
-        id: FileId::from(id),
+        id,
         overlays: Vec::new(),
         lfs: ".".parse().unwrap(),
         comms_key: Arc::clone(key),
@@ -168,11 +179,10 @@ pub(crate) async fn identity_of(text: &str, id: NodeId, key: &Arc<PrivateKey>) -
         endpoints: Vec::new(),
         peers: Vec::new(),
     };
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join(NODE_FILE);
+    let path = dir.join(NODE_FILE);
     std::fs::create_dir(path.parent().unwrap()).unwrap();
     files::create(&path, node.to_text().as_bytes(), Mode::Private).unwrap();
-    Identity::load(dir.path()).await.unwrap()
+    Identity::load(dir).await.unwrap()
 }
 
 pub(crate) fn name(text: &str) -> Name {
