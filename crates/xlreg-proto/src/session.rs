@@ -223,12 +223,13 @@ impl Session {
 
 impl Step {
     /// Whoever sends a message that deployed clients know a text for is told so. All others are
-    /// ended like rubbish, and so is a wrong signature.
+    /// ended like rubbish, and so is a wrong signature. Without a tag it is rubbish most likely: of
+    /// garbled messages, some one in a hundred parses.
     fn bad_message(error: MessageError) -> Self {
         match error {
-            MessageError::Tag { .. } | MessageError::Direction { .. } | MessageError::NoCluster => {
-                Self::End(Reply::from(&error), error.into())
-            }
+            MessageError::Tag { got: Some(_) }
+            | MessageError::Direction { .. }
+            | MessageError::NoCluster => Self::End(Reply::from(&error), error.into()),
             _ => Self::Silence(error.into()),
         }
     }

@@ -178,9 +178,9 @@ impl Attacker {
         let mut sealed = channel.sealer.seal(&claim, random);
         let end = sealed.len();
         match failure {
-            // The bit is flipped in the block itself or, in CBC, in what the next one becomes.
             Failure::Padding => sealed[end - 1] ^= 1,
-            Failure::Parse => sealed[20] ^= 0x80,
+            // In CBC, a bit of the IV is one of the first block: a field of a type that is none.
+            Failure::Parse => sealed[0] ^= 7,
             _ => {}
         }
         sealed
