@@ -13,6 +13,7 @@ use crate::create::{self, CreateArgs};
 use crate::exit::{Code, Ending};
 use crate::export::{self, ExportArgs};
 use crate::output::{self, Output};
+use crate::patience::until_reached;
 use crate::signed::SignedTo;
 use crate::target::{Found, Which};
 use crate::verify::{self, VerifyArgs};
@@ -187,13 +188,16 @@ async fn show(args: &ShowOneArgs) -> anyhow::Result<Code> {
 
 async fn wait(args: &WaitArgs) -> anyhow::Result<Code> {
     let began = Instant::now();
-    let found = timeout(args.timeout, args.which.find()).await;
-    let Found { registry, identity, cluster } =
-        found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))?;
-    let rest = args.timeout.saturating_sub(began.elapsed());
-    let roster = registry.wait(&identity, &cluster, rest).await;
-    let roster = roster.map_err(|error| error.since(began));
-    let roster = roster.with_context(|| format!("waiting for cluster {cluster}"))?;
+    let roster = until_reached(args.timeout, async || {
+        let rest = || args.timeout.saturating_sub(began.elapsed());
+        let found = timeout(rest(), args.which.find()).await;
+        let Found { registry, identity, cluster } =
+            found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))?;
+        let roster = registry.wait(&identity, &cluster, rest()).await;
+        let roster = roster.map_err(|error| error.since(began));
+        roster.with_context(|| format!("waiting for cluster {cluster}"))
+    });
+    let roster = roster.await?;
     args.output.print(&roster.to_json(), || output::roster(&roster))?;
     Ok(Code::Done)
 }

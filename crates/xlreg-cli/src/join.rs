@@ -1,6 +1,8 @@
 //! `xlreg join`: become a member, wait for the roster, optionally become a program.
 
 use std::convert::Infallible;
+use std::io::IsTerminal as _;
+use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use zeroize::Zeroizing;
 use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
+use crate::patience::until_reached;
 use crate::signed;
 use crate::target::{Goal, Target, target};
 
@@ -34,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECRET", value_parser = secret)]
     token: Option<Zeroizing<String>>,
     /// Where this member is reached, HOST:PORT: first by the other members, second by clients
-    #[arg(long = "endpoint", value_name = "HOST:PORT", required = true)]
+    #[arg(long = "endpoint", value_name = "HOST:PORT", required = true, value_parser = reachable)]
     endpoints: Vec<Endpoint>,
     /// The member's name, unique in the cluster [default: its identity's, or one made of HOST and
     /// PORT]
@@ -58,6 +61,19 @@ pub(crate) struct Args {
     /// its environment
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
+}
+
+/// An address at which others can reach something.
+fn reachable(text: &str) -> Result<Endpoint, String> {
+    let endpoint: Endpoint = text.parse().map_err(|error| format!("{error}"))?;
+    let host = endpoint.host();
+    let address: Option<IpAddr> = host.parse().ok();
+    if address.is_some_and(|address| address.is_unspecified()) {
+        return Err(format!(
+            "{host} stands for every address of this machine; say the one by which others reach it"
+        ));
+    }
+    Ok(endpoint)
 }
 
 fn secret(text: &str) -> Result<Zeroizing<String>, Infallible> {
@@ -115,12 +131,12 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     }
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
-    let joining = async {
+    let joining = until_reached(args.timeout, async || {
         let registry = goal.registry(&identity).await?;
         let endpoints = args.endpoints.clone();
         let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
-        anyhow::Ok((registry, membership))
-    };
+        Ok((registry, membership))
+    });
     let (registry, mut membership) = timeout(args.timeout, joining)
         .await
         .unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))
@@ -128,6 +144,12 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
     } else {
+        if args.output.is_human() && std::io::stderr().is_terminal() {
+            let roster = membership.roster().await.with_context(doing)?;
+            if let Some(waiting) = waiting_for(&roster, args.timeout) {
+                output::note(&waiting);
+            }
+        }
         let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
         waited.map_err(|error| error.since(began.into_std())).with_context(doing)?
     };
@@ -142,6 +164,15 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }
     Ok(Joined { dir, roster, rank, roster_file })
+}
+
+/// What somebody at a terminal should know who is about to wait.
+fn waiting_for(roster: &Roster, at_most: Duration) -> Option<String> {
+    let (here, size) = (roster.members.len(), roster.size);
+    let at_most = humantime::format_duration(at_most);
+    (!roster.is_complete()).then(|| {
+        format!("joined: {here} of {size} are here; waiting for the others, {at_most} at most")
+    })
 }
 
 /// Original servers let in whoever comes, also beyond the size.

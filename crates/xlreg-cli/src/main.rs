@@ -41,6 +41,7 @@ mod join;
 mod leave;
 mod logs;
 mod output;
+mod patience;
 mod pool;
 mod progress;
 mod run;

@@ -86,10 +86,10 @@ impl Goal {
     }
 
     /// The registry; who is invited asks it for its credentials.
-    pub(crate) async fn registry(self, identity: &Identity) -> Result<Registry, Error> {
-        match self.at {
-            At::Credentials(registry) => Ok(registry),
-            At::Invitation(invitation) => Registry::from_invitation(&invitation, identity).await,
+    pub(crate) async fn registry(&self, identity: &Identity) -> Result<Registry, Error> {
+        match &self.at {
+            At::Credentials(registry) => Ok(registry.clone()),
+            At::Invitation(invitation) => Registry::from_invitation(invitation, identity).await,
         }
     }
 }

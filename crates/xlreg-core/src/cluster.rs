@@ -363,7 +363,9 @@ impl Cluster {
                     return Err(Refusal::TokenExpired);
                 }
                 if token.uses >= token.uses_max {
-                    return Err(Refusal::TokenSpent);
+                    // Another token would be of no use to it.
+                    let full = Refusal::ClusterFull { size: self.size };
+                    return Err(self.free_rank().map_or(full, |_| Refusal::TokenSpent));
                 }
                 Ok(Some(token.id))
             }

@@ -10,6 +10,7 @@ use crate::support::{Done, Running, Server, World, eventually};
 /// A machine that knows nothing but what it was sent.
 fn join(world: &World, invitation: &str, who: &str, more: &[&str]) -> Done {
     let join = ["join", invitation, "--name", who, "--endpoint", "h:1", "--no-wait"];
+    let join = [&join[..], &["--timeout", "3s"]].concat();
     world.run(&[&join[..], more].concat())
 }
 

@@ -256,8 +256,8 @@ fn a_registry_that_is_not_there_and_one_that_says_nothing() {
     for args in [
         &["cluster", "show", "alpha"][..],
         &CREATE,
-        &["cluster", "wait", "alpha"],
-        &["join", "alpha", "--endpoint", "h:1"],
+        &["cluster", "wait", "alpha", "--timeout", "300ms"],
+        &["join", "alpha", "--endpoint", "h:1", "--timeout", "300ms"],
     ] {
         ask(args)
             .expect(3)
@@ -292,4 +292,49 @@ fn both_dialects_see_the_same_cluster() {
     let show = ["cluster", "show", "alpha", "--output", "json"];
     assert_eq!(world.run(&[&show[..], &old].concat()).expect(0).json(), roster);
     world.run(&["cred", "check", credentials]).expect(0);
+}
+
+/// Members and their registry often start together.
+#[test]
+fn who_joins_or_waits_before_the_registry_is_there_tries_again() {
+    let world = World::new();
+    let server = world.registry();
+    let address = server.address.to_string();
+    world.ask(&server, &CREATE).expect(0);
+    let join = ["join", "alpha", "--endpoint", "h:1", "--no-wait", "--timeout", "60s"];
+    let wait = ["cluster", "wait", "alpha", "--timeout", "60s"];
+    let mut early = Vec::new();
+    let (join, wait) = (world.asking(&server, &join), world.asking(&server, &wait));
+    server.stop();
+    for command in [join, wait] {
+        let running = Running::start(command);
+        running.until_says("trying again for up to 1m");
+        early.push(running);
+    }
+    let server = world.serve(&["--listen", &address, "--data", "registry"]);
+    let wait = early.pop().unwrap();
+    early.pop().unwrap().finish().expect(0).prints(&["1 of "]);
+    let size: u64 = world.ask(&server, &["cluster", "list", "--output", "json"]).json()[0]["size"]
+        .as_u64()
+        .unwrap();
+    for number in 1..size {
+        let endpoint = format!("h:{}", 1 + number);
+        let join = ["join", "alpha", "--endpoint", &endpoint, "--no-wait"];
+        world.ask(&server, &join).expect(0);
+    }
+    wait.finish().expect(0).prints(&["complete"]);
+}
+
+/// It is what people copy from where a program listens.
+#[test]
+fn an_endpoint_that_is_every_address_is_refused() {
+    let world = World::new();
+    let server = world.registry();
+    world.ask(&server, &CREATE).expect(0);
+    for endpoint in ["0.0.0.0:4001", "[::]:4001"] {
+        world
+            .ask(&server, &["join", "alpha", "--endpoint", endpoint])
+            .expect(2)
+            .says(&["every address of this machine", "by which others reach it"]);
+    }
 }

@@ -449,6 +449,12 @@ fn a_token_is_used_once_for_each_rank_and_never_for_coming_back() {
     assert_eq!(bench.join_by("alpha", &m(2), token(9, 9)), Ok(1));
     assert_eq!(bench.join_by("alpha", &m(3), token(9, 9)), Err(Refusal::TokenSpent));
     assert_eq!(bench.uses(9), 2);
+    // Where there is no room, another token would be of no use.
+    bench.issue(OWNER, 8, 1).unwrap();
+    assert_eq!(bench.join_by("alpha", &m(3), token(8, 8)), Ok(2));
+    assert_eq!(bench.alpha().size, 3);
+    assert_eq!(bench.join_by("alpha", &m(4), token(9, 9)), Err(Refusal::ClusterFull { size: 3 }));
+    assert_eq!(bench.join_by("alpha", &m(4), token(9, 8)), Err(Refusal::TokenInvalid));
 }
 
 #[test]

@@ -1,0 +1,44 @@
+//! Waiting for a registry that is not there yet: members and their registry often start together.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use xlreg::Error;
+
+use crate::output;
+
+/// The first and the longest pause before the next try.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Tries again and again for as long as the registry can't be reached, until `at_most` is over. Says so
+/// once, on stderr, when it begins to wait.
+///
+/// # Errors
+/// Those of the last try.
+pub(crate) async fn until_reached<T>(
+    at_most: Duration,
+    mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + at_most;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let error = match attempt().await {
+            Err(error) if is_unreachable(&error) => error,
+            done => return done,
+        };
+        if Instant::now() + pause >= end {
+            return Err(error);
+        }
+        if pause == PAUSE_MIN {
+            let left = humantime::format_duration(at_most);
+            output::note(&format!("{error}: trying again for up to {left}"));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Unreachable { .. }))
+}
