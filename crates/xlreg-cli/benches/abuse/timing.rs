@@ -17,14 +17,14 @@ use xlreg_proto::wire::XlRegMsg;
 use crate::server::Server;
 
 /// Samples taken at once.
-const CLIENTS: usize = 32;
+const CLIENTS: usize = 16;
 
 /// Shorter than by default, so that many samples fit into a minute.
 const CONFIG: &str = "
     [connections]
     unproven-hellos-per-second = 1000000
     unproven-hellos-burst = 1000000
-    hello-ms = 300
+    hello-ms = 1000
     message-ms = 300
     idle-ms = 2000
 ";
