@@ -1,6 +1,6 @@
 //! `xlreg token`: secrets that let others into a cluster.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -134,10 +134,11 @@ async fn list(args: &ListArgs) -> anyhow::Result<Code> {
                 token.id.to_string(),
                 format!("{} of {}", token.uses, token.max_uses),
                 output::moment(token.expires),
+                state(token).to_owned(),
                 token.label.as_str().to_owned(),
             ]
         });
-        output::table(&["TOKEN", "USED", "EXPIRES", "LABEL"], rows)
+        output::table(&["TOKEN", "USED", "EXPIRES", "STATE", "LABEL"], rows)
     })?;
     Ok(Code::Done)
 }
@@ -151,12 +152,24 @@ async fn revoke(args: &RevokeArgs) -> anyhow::Result<Code> {
     Ok(Code::Done)
 }
 
+/// Whether it still lets anybody in, by this machine's clock.
+fn state(token: &JoinToken) -> &'static str {
+    if token.uses >= token.max_uses {
+        "used up"
+    } else if SystemTime::now() >= SystemTime::from(token.expires) {
+        "expired"
+    } else {
+        "good"
+    }
+}
+
 fn to_json(token: &JoinToken) -> Value {
     json!({
         "token": token.id.to_string(),
         "label": token.label.as_str(),
         "created": output::moment(token.created),
         "expires": output::moment(token.expires),
+        "state": state(token),
         "uses": token.uses,
         "max_uses": token.max_uses,
     })

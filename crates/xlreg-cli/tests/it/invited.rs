@@ -43,6 +43,7 @@ fn a_token_lets_in_as_many_as_it_is_for_and_who_comes_back_uses_none() {
     let list = tokens(&world, &server);
     assert_eq!((list.len(), &list[0]["token"]), (1, &token.into()));
     assert_eq!((&list[0]["uses"], &list[0]["max_uses"]), (&1.into(), &1.into()));
+    assert_eq!(list[0]["state"], "used up");
 
     // The secret alone will do, where the registry is known.
     let issued = ask(&["token", "create", "alpha", "--label", "for b", "--output", "json"]);
@@ -59,7 +60,9 @@ fn a_token_lets_in_as_many_as_it_is_for_and_who_comes_back_uses_none() {
     let lines: Vec<_> = table.expect(0).out.lines().collect();
     assert!(lines[0].starts_with("TOKEN     USED    EXPIRES "), "{lines:?}");
     assert!(lines[1].starts_with(&format!("{token}  1 of 1  20")), "{lines:?}");
-    assert!(lines[2].ends_with("for b") && lines[2].contains("  2 of 3  20"), "{lines:?}");
+    assert!(lines[1].contains("Z  used up"), "{lines:?}");
+    assert!(lines[2].ends_with("Z  good     for b"), "{lines:?}");
+    assert!(lines[2].contains("  2 of 3  20"), "{lines:?}");
     assert!(!table.out.contains("xlt_"));
 }
 
