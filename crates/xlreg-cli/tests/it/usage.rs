@@ -65,6 +65,7 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
         (&["cred", "export"], &["XLREG_REGISTRY", "Usage: xlreg cred export"]),
         (&["cred", "export", "f", "--format", "p12"], &["pem, der"]),
         (&["serve", "--admin", "me"], &["not a fingerprint", "64 hex digits"]),
+        (&["cluster", "verify", "f", "--pin", "abc"], &["64 hex digits are expected, got 3"]),
         (&["id", "new"], &["<DIR>", "Usage: xlreg id new"]),
         (&["id", "new", "d", "--name", ""], &["--name"]),
         (&["id", "pool"], &["Usage: xlreg id pool <COMMAND>"]),
