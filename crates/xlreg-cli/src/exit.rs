@@ -16,7 +16,7 @@ Exit codes:
   0  done                       5  no such cluster, member or token
   1  failed                     6  the cluster is full
   2  wrong usage                7  timed out, or the cluster is incomplete
-  3  registry unreachable       8  conflict: the name, ID or cluster is another's
+  3  registry unreachable       8  conflict: name, ID or cluster of another
   4  refused                  130  interrupted";
 
 /// An exit code. Scripts rely on these; docs/operations/cli.md lists them.

@@ -23,7 +23,7 @@ use crate::target::{Goal, Target, target};
   xlreg join alpha --endpoint 10.0.0.7:4001 --name a -- ./my-server --verbose
   xlreg join 'xlreg://HOST:PORT/alpha?key=...&token=...' --endpoint 10.0.0.7:4001
 
-A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
+A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT, \
 _HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names.")]
 pub(crate) struct Args {
     /// The cluster's name or ID; or an invitation, xlreg://..., or @FILE with one in it

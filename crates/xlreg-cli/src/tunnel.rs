@@ -27,9 +27,10 @@ const OTHER_DESCRIPTORS: usize = 256;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: members a and b have joined alpha with the endpoints 10.0.0.1:7000 and
+    after_help = "Example: members a and b have joined alpha with the endpoints 10.0.0.1:7000 and \
 10.0.0.2:7000, and the program beside each listens on 127.0.0.1:8000. On both:
   xlreg tunnel alpha --program 8000 --door a=9000 --door b=9001 --registry regCred.dat
+
 Then the program of a reaches that of b at 127.0.0.1:9001, and the other way round at :9000.
 
 Whoever can connect to this machine's loopback can use the doors, so keep strangers off it."

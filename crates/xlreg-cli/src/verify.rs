@@ -27,8 +27,8 @@ const EXTENSION: &str = "signed";
   xlreg cluster verify alpha.signed --registry regCred.dat
   xlreg cluster verify alpha.signed --pin 25a5...ba35 --max-age 1h
 
-Of a file, it ends with 0 if everything holds; else with 1, and prints what does not match, a line for
-each. Of a cluster, it ends with 0 if all members are there and reach each other, else with 7.")]
+Of a file, it ends with 0 if everything holds; else with 1, and prints what does not match, a line \
+for each. Of a cluster, it ends with 0 if all members are there and reach each other, else with 7.")]
 pub(crate) struct VerifyArgs {
     /// A signed roster: a path, or a file's name that ends in .signed; or else a cluster's name or ID
     #[arg(value_name = "FILE|CLUSTER")]
