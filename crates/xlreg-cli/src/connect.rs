@@ -70,20 +70,13 @@ impl Wire {
 }
 
 impl MaybeConnect {
-    /// Whether there are credentials.
-    pub(crate) fn is_given(&self) -> bool {
-        self.registry.is_some()
+    pub(crate) fn new(registry: Option<PathBuf>, wire: Wire) -> Self {
+        Self { registry, wire }
     }
 
-    /// The registry that its credentials name.
-    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
-        let Some(credentials) = &self.registry else {
-            let message = "say which registry: --registry or XLREG_REGISTRY with its credentials, \
-                           whose place `xlreg serve` prints; or, in the cluster's place, an \
-                           invitation, as `xlreg cluster create` prints it";
-            return Err(Ending::new(Code::Usage, message).into());
-        };
-        self.wire.open(credentials)
+    /// The registry that its credentials name, if there are any.
+    pub(crate) fn registry(&self) -> anyhow::Result<Option<Registry>> {
+        self.registry.as_ref().map(|credentials| self.wire.open(credentials)).transpose()
     }
 }
 

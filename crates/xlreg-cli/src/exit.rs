@@ -91,10 +91,12 @@ impl std::error::Error for Ending {}
 /// Tells of an error on stderr, and which code it leaves with.
 pub(crate) fn report(error: &anyhow::Error) -> Code {
     let code = code(error);
+    // An invitation may have been given where a file was expected, which is told by its name.
+    let message = usage::without_secrets(&message(error));
     if code == Code::Usage {
-        return usage::complain(&message(error));
+        return usage::complain(&message);
     }
-    output::note(&format!("xlreg: {}", message(error)));
+    output::note(&format!("xlreg: {message}"));
     if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref().and_then(hint)) {
         output::note(&format!("  hint: {hint}"));
     }

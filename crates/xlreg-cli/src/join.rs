@@ -15,7 +15,7 @@ use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
 use crate::signed;
-use crate::target::{Goal, Target, target};
+use crate::target::{At, Goal, Target, target, unsaid};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -102,9 +102,9 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn join(args: &Args) -> anyhow::Result<Joined> {
-    let goal = Goal::new(&args.target, &args.connect)?;
-    let cluster = goal.cluster.clone();
-    let token = args.token()?.or_else(|| goal.token.clone());
+    let Goal { cluster, token, invitation } = Goal::new(&args.target)?;
+    let at = At::new(invitation, &args.connect)?.ok_or_else(unsaid)?;
+    let token = args.token()?.or(token);
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
@@ -116,7 +116,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
     let joining = async {
-        let registry = goal.registry(&identity).await?;
+        let registry = at.registry(&identity).await?;
         let endpoints = args.endpoints.clone();
         let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
         anyhow::Ok((registry, membership))

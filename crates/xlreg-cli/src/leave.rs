@@ -9,7 +9,7 @@ use xlreg::{ClusterKey, Identity, Name};
 use crate::connect::{MaybeConnect, data_dir};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
-use crate::target::{Goal, Target, target};
+use crate::target::{At, Goal, Target, target, unsaid};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
@@ -36,8 +36,8 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn leave(args: &Args) -> anyhow::Result<Code> {
-    let goal = Goal::new(&args.target, &args.connect)?;
-    let cluster = goal.cluster.clone();
+    let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
+    let at = At::new(invitation, &args.connect)?.ok_or_else(unsaid)?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => kept(&cluster, args.name.as_ref())?,
@@ -47,7 +47,7 @@ async fn leave(args: &Args) -> anyhow::Result<Code> {
         identity = identity.with_name(name.clone());
     }
     let doing = || format!("leaving cluster {cluster}");
-    let registry = goal.registry(&identity).await.with_context(doing)?;
+    let registry = at.registry(&identity).await.with_context(doing)?;
     registry.leave(&identity, &cluster).await.with_context(doing)?;
     let json = json!({ "cluster": cluster.to_string(), "name": identity.name().as_str() });
     args.output.print(&json, || format!("{} has left cluster {cluster}", identity.name()))?;

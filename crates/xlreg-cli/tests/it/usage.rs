@@ -176,7 +176,7 @@ fn every_subcommand_has_help_with_what_it_takes() {
 }
 
 /// All subcommands there are, as words, with those below others.
-fn subcommands(world: &World) -> Vec<Vec<String>> {
+pub(crate) fn subcommands(world: &World) -> Vec<Vec<String>> {
     let mut found: Vec<Vec<String>> = vec![vec![]];
     let mut next = 0;
     while let Some(above) = found.get(next).cloned() {
@@ -192,7 +192,7 @@ fn subcommands(world: &World) -> Vec<Vec<String>> {
     found
 }
 
-fn with_help(world: &World, subcommand: &[String], columns: &str) -> Command {
+pub(crate) fn with_help(world: &World, subcommand: &[String], columns: &str) -> Command {
     let mut command = world.xlreg(&[]);
     command.args(subcommand).arg("--help").env("COLUMNS", columns);
     command
