@@ -16,7 +16,7 @@ use self::telling::Told;
 use crate::connect::{MaybeConnect, duration, shell_word};
 use crate::exit::{Code, Ending};
 use crate::join;
-use crate::leave::kept;
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
 use crate::target::{At, Goal, Target, target};
 
@@ -91,7 +91,10 @@ pub(crate) async fn export(args: &ExportArgs) -> anyhow::Result<Code> {
     let registry = match args.offline {
         true => None,
         false => {
-            let at = At::new(invitation, &args.connect)?.ok_or_else(unsaid)?;
+            let whose =
+                Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+            let at = At::new(invitation, &args.connect, &cluster, whose).await?;
+            let at = at.ok_or_else(unsaid)?;
             Some(at.registry(&identity).await.with_context(doing)?)
         }
     };
@@ -142,7 +145,7 @@ impl ExportArgs {
     async fn identity(&self, cluster: &ClusterKey) -> anyhow::Result<Identity> {
         let dir = match &self.identity {
             Some(dir) => dir.clone(),
-            None => kept(cluster, self.name.as_ref())?,
+            None => kept::member(cluster, self.name.as_ref())?,
         };
         let identity = Identity::load(dir).await?;
         Ok(match &self.name {

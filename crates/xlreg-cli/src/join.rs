@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
 use crate::signed;
 use crate::target::{At, Goal, Target, target, unsaid};
@@ -103,12 +104,13 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 
 async fn join(args: &Args) -> anyhow::Result<Joined> {
     let Goal { cluster, token, invitation } = Goal::new(&args.target)?;
-    let at = At::new(invitation, &args.connect)?.ok_or_else(unsaid)?;
     let token = args.token()?.or(token);
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
     };
+    let whose = Whose::Anybody { identity: Some(&dir) };
+    let at = At::new(invitation, &args.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
     let mut identity = Identity::load_or_create(&dir, name(args)?).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
@@ -138,6 +140,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .ok_or_else(|| not_in(&roster))
         .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
+    kept::keep_registry(&dir, registry.credentials())?;
     if registry.wire() == Wire::V2 {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::json;
-use xlreg::{ClusterKey, Identity, Name};
+use xlreg::{Identity, Name};
 
-use crate::connect::{MaybeConnect, data_dir};
-use crate::exit::{Code, Ending};
+use crate::connect::MaybeConnect;
+use crate::exit::Code;
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
 use crate::target::{At, Goal, Target, target, unsaid};
 
@@ -37,10 +38,11 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 
 async fn leave(args: &Args) -> anyhow::Result<Code> {
     let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
-    let at = At::new(invitation, &args.connect)?.ok_or_else(unsaid)?;
+    let whose = Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+    let at = At::new(invitation, &args.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => kept(&cluster, args.name.as_ref())?,
+        None => kept::member(&cluster, args.name.as_ref())?,
     };
     let mut identity = Identity::load(&dir).await?;
     if let Some(name) = &args.name {
@@ -55,35 +57,4 @@ async fn leave(args: &Args) -> anyhow::Result<Code> {
         output::note("its rank is kept: the same xlreg join makes it a member again");
     }
     Ok(Code::Done)
-}
-
-/// Where `xlreg join` keeps the identity of this member.
-pub(crate) fn kept(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
-    let members = data_dir()?.join("members").join(cluster.to_string());
-    let entries = std::fs::read_dir(&members).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    let missing = |message: String| Ending::new(Code::NotFound, message).into();
-    let all = names.join(", ");
-    match (name, names.as_slice()) {
-        (Some(name), names) if names.iter().any(|kept| kept == name.as_str()) => {
-            Ok(members.join(name.as_str()))
-        }
-        (None, [only]) => Ok(members.join(only)),
-        (_, []) => Err(missing(format!(
-            "no member of cluster {cluster} is kept in {}; name its identity with --identity",
-            members.display()
-        ))),
-        (Some(name), _) => Err(missing(format!(
-            "no member {name} of cluster {cluster} is kept here, but: {all}; if its identity is \
-             elsewhere, name it with --identity"
-        ))),
-        (None, _) => {
-            let message = format!(
-                "several members of cluster {cluster} are kept here: {all}; say which with --name"
-            );
-            Err(Ending::new(Code::Usage, message).into())
-        }
-    }
 }

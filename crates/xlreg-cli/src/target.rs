@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::connect::{AsWhom, MaybeConnect, cluster_key};
 use crate::exit::{Code, Ending};
+use crate::kept::{self, Whose};
 
 /// A cluster, as a user names it.
 #[derive(Clone)]
@@ -46,7 +47,8 @@ impl Which {
     /// Reads the files that are named, and makes the identity if it is the default one and missing.
     pub(crate) async fn find(&self) -> anyhow::Result<Found> {
         let Goal { cluster, invitation, .. } = Goal::new(&self.target)?;
-        let at = At::new(invitation, &self.connect)?.ok_or_else(unsaid)?;
+        let whose = Whose::Anybody { identity: self.who.dir() };
+        let at = At::new(invitation, &self.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
         let identity = self.who.identity().await?;
         let registry = at.registry(&identity).await.context("following the invitation")?;
         Ok(Found { registry, identity, cluster })
@@ -89,15 +91,22 @@ impl Goal {
 
 impl At {
     /// What is said of the registry: an invitation goes before flag and variable, lest its token
-    /// come to another registry than the one that it is for. None if nothing is said.
-    pub(crate) fn new(
+    /// come to another registry than the one that it is for. Where nothing is said, it is the
+    /// registry that a member of the cluster joined at, if that is kept.
+    pub(crate) async fn new(
         invitation: Option<Invitation>,
         connect: &MaybeConnect,
+        cluster: &ClusterKey,
+        whose: Whose<'_>,
     ) -> anyhow::Result<Option<Self>> {
-        match invitation {
-            Some(invitation) => Ok(Some(Self::Invitation(invitation))),
-            None => Ok(connect.registry()?.map(Self::Credentials)),
+        if let Some(invitation) = invitation {
+            return Ok(Some(Self::Invitation(invitation)));
         }
+        if let Some(registry) = connect.registry()? {
+            return Ok(Some(Self::Credentials(registry)));
+        }
+        let kept = kept::registry(cluster, whose).await?;
+        Ok(kept.map(|file| connect.open(&file)).transpose()?.map(Self::Credentials))
     }
 
     /// The registry; who is invited asks it for its credentials.

@@ -18,7 +18,7 @@ use xlreg_launch::descriptors;
 
 use crate::connect::{MaybeConnect, duration};
 use crate::exit::{Code, Ending};
-use crate::leave::kept;
+use crate::kept::{self, Whose};
 use crate::logs::Logs;
 use crate::output::{self, Output};
 use crate::target::{At, Goal, Target, target};
@@ -105,7 +105,12 @@ async fn tunnel(args: &Args) -> anyhow::Result<Code> {
     let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
     let at = match args.roster {
         Some(_) => None,
-        None => Some(At::new(invitation, &args.connect)?.ok_or_else(unsaid)?),
+        None => {
+            let whose =
+                Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+            let at = At::new(invitation, &args.connect, &cluster, whose).await?;
+            Some(at.ok_or_else(unsaid)?)
+        }
     };
     let identity = identity(args, &cluster).await?;
     // Before waiting, so that none is lost.
@@ -131,7 +136,7 @@ async fn tunnel(args: &Args) -> anyhow::Result<Code> {
 async fn identity(args: &Args, cluster: &ClusterKey) -> anyhow::Result<Identity> {
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => kept(cluster, args.name.as_ref())?,
+        None => kept::member(cluster, args.name.as_ref())?,
     };
     let identity = Identity::load(&dir).await?;
     Ok(match &args.name {

@@ -15,6 +15,7 @@ use xlreg_proto::text::FILE_BYTES_MAX;
 
 use crate::connect::{MaybeConnect, Wire, duration};
 use crate::exit::{Code, Ending};
+use crate::kept::Whose;
 use crate::output::{self, Output};
 use crate::target::{At, Goal, is_invitation, target};
 use crate::verify_live;
@@ -121,10 +122,10 @@ fn is_file(text: &str) -> bool {
 }
 
 pub(crate) fn main(args: &VerifyArgs) -> anyhow::Result<Code> {
-    if is_file(&args.what) { verify_file(args) } else { verify_cluster(args) }
+    if is_file(&args.what) { verify_file(args) } else { crate::block_on(verify_cluster(args)) }
 }
 
-fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
+async fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
     let usage = |message: String| Ending::new(Code::Usage, message);
     let target = target(&args.what).map_err(|problem| {
         usage(format!(
@@ -145,7 +146,8 @@ fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
     }
     let Goal { cluster, invitation, .. } = Goal::new(&target)?;
     let connect = MaybeConnect::new(args.trust.credentials(), args.wire.clone());
-    let at = At::new(invitation, &connect)?.ok_or_else(|| {
+    let whose = Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+    let at = At::new(invitation, &connect, &cluster, whose).await?.ok_or_else(|| {
         let said =
             "say which registry knows the cluster: --registry CRED, or an invitation in its place";
         usage(said.to_owned())
@@ -157,7 +159,7 @@ fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
         timeout: args.timeout,
         output: args.output,
     };
-    crate::block_on(verify_live::verify_cluster(&live, at))
+    verify_live::verify_cluster(&live, at).await
 }
 
 fn verify_file(args: &VerifyArgs) -> anyhow::Result<Code> {

@@ -20,7 +20,7 @@ use xlreg::{
 };
 
 use crate::exit::{Code, Ending};
-use crate::leave;
+use crate::kept;
 use crate::output::{self, Output};
 use crate::target::At;
 use exchange::{PROTOCOL, talk};
@@ -66,7 +66,7 @@ impl Live {
     async fn identity(&self) -> anyhow::Result<Identity> {
         let dir = match &self.identity {
             Some(dir) => dir.clone(),
-            None => leave::kept(&self.cluster, self.name.as_ref())?,
+            None => kept::member(&self.cluster, self.name.as_ref())?,
         };
         let identity = Identity::load(&dir).await?;
         Ok(match &self.name {

@@ -91,6 +91,67 @@ fn every_command_about_a_cluster_takes_an_invitation() {
     invited.does(*last, &invited.invitation);
 }
 
+/// Who has joined need not say again where; and what is kept of that is no secret.
+#[test]
+fn a_member_knows_its_registry() {
+    let Invited { world, server, invitation } = Invited::new();
+    let (_, secret) = invitation.split_once("&token=").unwrap();
+    let kept = fs::read_to_string(world.path("data/xlreg/members/alpha/a/registry.dat")).unwrap();
+    assert!(kept.contains(&server.address.to_string()) && !kept.contains(&secret[4..20]), "{kept}");
+    let invited = Invited { world, server, invitation };
+    for command in COMMANDS {
+        invited.does(command, "alpha");
+    }
+    invited.world.run(&["cluster", "show", "beta"]).expect(2).says(&["say which registry"]);
+    // Kept beside an identity of one's own, for the cluster it was in last.
+    let world = World::new();
+    world.ask(&invited.server, &["cluster", "create", "beta", "-n", "2"]).expect(0);
+    let join = ["join", "beta", "--endpoint", "h:1", "--no-wait", "--identity", "me"];
+    world.ask(&invited.server, &join).expect(0);
+    for command in [&["cluster", "show"][..], &["leave"]] {
+        let asked = |cluster| world.run(&[command, &[cluster, "--identity", "me"]].concat());
+        asked("beta").expect(0);
+        asked("alpha").expect(2).says(&["say which registry"]);
+    }
+}
+
+#[test]
+fn members_of_several_registries_are_told_apart() {
+    let world = World::new();
+    let servers = ["one", "two"]
+        .map(|data| world.serve(&["--listen", "127.0.0.1:0", "--data", data, "--name", data]));
+    for (server, name) in servers.iter().zip(["a", "b"]) {
+        world.ask(server, &["cluster", "create", "alpha", "-n", "2"]).expect(0);
+        let join = ["join", "alpha", "--name", name, "--endpoint", "h:1", "--no-wait"];
+        world.ask(server, &join).expect(0);
+    }
+    let [one, two] = &servers;
+    let show = ["cluster", "show", "alpha"];
+    let done = world.run(&show);
+    let told = [one, two].map(|server| server.address.to_string());
+    done.expect(2).says(&[
+        "at several registries",
+        "a at ",
+        "b at ",
+        &told[0],
+        &told[1],
+        "--registry",
+    ]);
+    world.ask(two, &show).expect(0).prints(&[" b "]);
+    let credentials = one.credentials.to_str().unwrap();
+    // The flag goes before the variable.
+    let flag = [&show[..], &["--registry", credentials]].concat();
+    world.ask(two, &flag).expect(0).prints(&[" a "]);
+    world.run(&["leave", "alpha"]).expect(2).says(&["several members", "--name"]);
+    for name in ["a", "b"] {
+        world.run(&["leave", "alpha", "--name", name]).expect(0);
+        let back = ["join", "alpha", "--name", name, "--endpoint", "h:1", "--no-wait"];
+        world.run(&back).expect(0).prints(&["1 of 2"]);
+    }
+    fs::write(world.path("data/xlreg/members/alpha/a/registry.dat"), "xlReg").unwrap();
+    world.run(&["leave", "alpha", "--name", "a"]).expect(1).says(&["registry.dat"]);
+}
+
 #[test]
 fn no_command_tells_the_secret_of_an_invitation() {
     let Invited { world, server, invitation } = Invited::new();
