@@ -20,10 +20,11 @@ pub(crate) struct Connect {
     wire: Wire,
 }
 
-/// Which registry, unless an invitation says it.
+/// Which registry, unless an invitation says it or a member has kept it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct MaybeConnect {
-    /// The registry's credentials: the regCred.dat that it wrote; not needed with an invitation
+    /// The registry's credentials: the regCred.dat that it wrote; not needed with an invitation,
+    /// nor where a member of the cluster has joined
     #[arg(long, value_name = "CRED", env = "XLREG_REGISTRY")]
     registry: Option<PathBuf>,
     #[command(flatten)]
@@ -70,20 +71,18 @@ impl Wire {
 }
 
 impl MaybeConnect {
-    /// Whether there are credentials.
-    pub(crate) fn is_given(&self) -> bool {
-        self.registry.is_some()
+    pub(crate) fn new(registry: Option<PathBuf>, wire: Wire) -> Self {
+        Self { registry, wire }
     }
 
-    /// The registry that its credentials name.
-    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
-        let Some(credentials) = &self.registry else {
-            let message = "say which registry: --registry or XLREG_REGISTRY with its credentials, \
-                           whose place `xlreg serve` prints; or, in the cluster's place, an \
-                           invitation, as `xlreg cluster create` prints it";
-            return Err(Ending::new(Code::Usage, message).into());
-        };
+    /// The registry of these credentials, spoken to as was said.
+    pub(crate) fn open(&self, credentials: &Path) -> anyhow::Result<Registry> {
         self.wire.open(credentials)
+    }
+
+    /// The registry that its credentials name, if there are any.
+    pub(crate) fn registry(&self) -> anyhow::Result<Option<Registry>> {
+        self.registry.as_ref().map(|credentials| self.wire.open(credentials)).transpose()
     }
 }
 
@@ -96,6 +95,11 @@ pub(crate) struct AsWhom {
 }
 
 impl AsWhom {
+    /// The directory, if it was said.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.identity.as_deref()
+    }
+
     /// That identity; made if it is the default one and missing.
     pub(crate) async fn identity(&self) -> anyhow::Result<Identity> {
         match &self.identity {

@@ -16,7 +16,7 @@ Exit codes:
   0  done                       5  no such cluster, member or token
   1  failed                     6  the cluster is full
   2  wrong usage                7  timed out, or the cluster is incomplete
-  3  registry unreachable       8  conflict: the name, ID or cluster is another's
+  3  registry unreachable       8  conflict: name, ID or cluster of another
   4  refused                  130  interrupted";
 
 /// An exit code. Scripts rely on these; docs/operations/cli.md lists them.
@@ -91,10 +91,12 @@ impl std::error::Error for Ending {}
 /// Tells of an error on stderr, and which code it leaves with.
 pub(crate) fn report(error: &anyhow::Error) -> Code {
     let code = code(error);
+    // An invitation may have been given where a file was expected, which is told by its name.
+    let message = usage::without_secrets(&message(error));
     if code == Code::Usage {
-        return usage::complain(&message(error));
+        return usage::complain(&message);
     }
-    output::note(&format!("xlreg: {}", message(error)));
+    output::note(&format!("xlreg: {message}"));
     if let Some(hint) = error.chain().find_map(|cause| cause.downcast_ref().and_then(hint)) {
         output::note(&format!("  hint: {hint}"));
     }

@@ -13,11 +13,12 @@ use xlreg::{ClusterKey, Identity, KeptError, Name, Portable, Registry, Roster, W
 use xlreg_launch::TlsFiles;
 
 use self::telling::Told;
-use crate::connect::{MaybeConnect, cluster_key, duration, shell_word};
+use crate::connect::{MaybeConnect, duration, shell_word};
 use crate::exit::{Code, Ending};
 use crate::join;
-use crate::leave::kept;
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
+use crate::target::{At, Goal, Target, target};
 
 /// The file of `--format env`.
 const ENV_FILE: &str = "xlreg.env";
@@ -32,9 +33,9 @@ const ROSTER_FILE: &str = "roster.json";
 
 What other programs want these files as: docs/operations/export.md.")]
 pub(crate) struct ExportArgs {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
+    /// The cluster's name or ID; or an invitation to it, xlreg://..., or @FILE with one in it
+    #[arg(value_parser = target, value_name = "CLUSTER")]
+    target: Target,
     /// Certificate, key and CA bundle; these with all else as JSON, or as variables; OpenSSH's
     /// files; or the original library's
     // `format` is how the command itself prints.
@@ -84,11 +85,21 @@ pub(crate) async fn export(args: &ExportArgs) -> anyhow::Result<Code> {
     if args.valid.is_some() && !args.format.has_certificate() {
         return Err(misuse("--valid is about certificates, of which this format has none").into());
     }
-    let doing = || format!("exporting a member of cluster {}", args.cluster);
-    let identity = args.identity().await?;
-    let registry = if args.offline { None } else { Some(args.registry()?) };
-    let roster = args.roster(&identity, registry.as_ref()).await.with_context(doing)?;
-    args.refuse_incomplete(&roster)?;
+    let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
+    let doing = || format!("exporting a member of cluster {cluster}");
+    let identity = args.identity(&cluster).await?;
+    let registry = match args.offline {
+        true => None,
+        false => {
+            let whose =
+                Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+            let at = At::new(invitation, &args.connect, &cluster, whose).await?;
+            let at = at.ok_or_else(unsaid)?;
+            Some(at.registry(&identity).await.with_context(doing)?)
+        }
+    };
+    let roster = args.roster(&cluster, &identity, registry.as_ref()).await.with_context(doing)?;
+    args.refuse_incomplete(&cluster, &roster)?;
     let portable = Portable::new(&identity, &roster);
     let portable = portable.map_err(|error| args.not_a_member(&error))?;
     let mut export = args.make(&portable, &dir, registry.as_ref()).await.with_context(doing)?;
@@ -131,10 +142,10 @@ impl ExportArgs {
         Err(misuse(message).into())
     }
 
-    async fn identity(&self) -> anyhow::Result<Identity> {
+    async fn identity(&self, cluster: &ClusterKey) -> anyhow::Result<Identity> {
         let dir = match &self.identity {
             Some(dir) => dir.clone(),
-            None => kept(&self.cluster, self.name.as_ref())?,
+            None => kept::member(cluster, self.name.as_ref())?,
         };
         let identity = Identity::load(dir).await?;
         Ok(match &self.name {
@@ -143,26 +154,18 @@ impl ExportArgs {
         })
     }
 
-    fn registry(&self) -> anyhow::Result<Registry> {
-        if !self.connect.is_given() {
-            let message = "say which registry to ask for the roster: --registry CRED; or take the one \
-                           that is kept beside the identity: --offline";
-            return Err(misuse(message).into());
-        }
-        self.connect.registry()
-    }
-
     async fn roster(
         &self,
+        cluster: &ClusterKey,
         identity: &Identity,
         registry: Option<&Registry>,
     ) -> anyhow::Result<Roster> {
         if let Some(registry) = registry {
-            return Ok(registry.show(identity, &self.cluster).await?);
+            return Ok(registry.show(identity, cluster).await?);
         }
         let kept = Roster::kept(identity.dir().unwrap_or(Path::new("."))).await;
         let roster = kept.map_err(|error| not_kept(&error))?;
-        if roster.is_of(&self.cluster) {
+        if roster.is_of(cluster) {
             return Ok(roster);
         }
         let message = format!(
@@ -188,7 +191,7 @@ impl ExportArgs {
         Ok(Some(File::public(portable::SIGNED_ROSTER_FILE, signed.to_text())))
     }
 
-    fn refuse_incomplete(&self, roster: &Roster) -> anyhow::Result<()> {
+    fn refuse_incomplete(&self, cluster: &ClusterKey, roster: &Roster) -> anyhow::Result<()> {
         let (here, size) = (roster.members.len(), roster.size as usize);
         if self.incomplete || here >= size {
             return Ok(());
@@ -197,11 +200,10 @@ impl ExportArgs {
         let then = if self.offline { " and leave out --offline" } else { "" };
         let message = format!(
             "cluster {}: {here} of {size} members; still missing {}; joined: {}; wait for the rest with \
-             xlreg cluster wait {}{then}, or export those who are there with --incomplete",
+             xlreg cluster wait {cluster}{then}, or export those who are there with --incomplete",
             roster.title(),
             size - here,
             there.join(", "),
-            self.cluster,
         );
         Err(Ending::new(Code::Incomplete, message).into())
     }
@@ -286,6 +288,13 @@ fn env_word(value: &str) -> String {
 /// Whether OpenSSH takes a path for what it says.
 fn is_plain(path: &str) -> bool {
     shell_word(Path::new(path)) == path && !path.contains('%')
+}
+
+fn unsaid() -> Ending {
+    misuse(
+        "say which registry to ask for the roster: --registry CRED, or an invitation in the cluster's \
+         place; or take the one that is kept beside the identity: --offline",
+    )
 }
 
 fn misuse(message: impl Into<String>) -> Ending {

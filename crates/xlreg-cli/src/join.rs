@@ -15,10 +15,11 @@ use zeroize::Zeroizing;
 
 use crate::connect::{MaybeConnect, data_dir, duration};
 use crate::exit::{Code, Ending};
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
 use crate::patience::until_reached;
 use crate::signed;
-use crate::target::{Goal, Target, target};
+use crate::target::{At, Goal, Target, target, unsaid};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -26,7 +27,7 @@ use crate::target::{Goal, Target, target};
   xlreg join alpha --endpoint 10.0.0.7:4001 --name a -- ./my-server --verbose
   xlreg join 'xlreg://HOST:PORT/alpha?key=...&token=...' --endpoint 10.0.0.7:4001
 
-A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
+A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT, \
 _HOST, _PORT and _DIR, and everybody's in the JSON file that XLREG_ROSTER names.")]
 pub(crate) struct Args {
     /// The cluster's name or ID; or an invitation, xlreg://..., or @FILE with one in it
@@ -118,13 +119,14 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn join(args: &Args) -> anyhow::Result<Joined> {
-    let goal = Goal::new(&args.target, &args.connect)?;
-    let cluster = goal.cluster.clone();
-    let token = args.token()?.or_else(|| goal.token.clone());
+    let Goal { cluster, token, invitation } = Goal::new(&args.target)?;
+    let token = args.token()?.or(token);
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
         None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
     };
+    let whose = Whose::Anybody { identity: Some(&dir) };
+    let at = At::new(invitation, &args.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
     let mut identity = Identity::load_or_create(&dir, name(args)?).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
@@ -132,7 +134,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
     let joining = until_reached(args.timeout, async || {
-        let registry = goal.registry(&identity).await?;
+        let registry = at.registry(&identity).await?;
         let endpoints = args.endpoints.clone();
         let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
         Ok((registry, membership))
@@ -160,6 +162,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .ok_or_else(|| not_in(&roster))
         .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
+    kept::keep_registry(&dir, registry.credentials())?;
     if registry.wire() == Wire::V2 {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }

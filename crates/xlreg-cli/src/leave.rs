@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::json;
-use xlreg::{ClusterKey, Identity, Name};
+use xlreg::{Identity, Name};
 
-use crate::connect::{MaybeConnect, data_dir};
-use crate::exit::{Code, Ending};
+use crate::connect::MaybeConnect;
+use crate::exit::Code;
+use crate::kept::{self, Whose};
 use crate::output::{self, Output};
-use crate::target::{Goal, Target, target};
+use crate::target::{At, Goal, Target, target, unsaid};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example:
@@ -36,18 +37,19 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn leave(args: &Args) -> anyhow::Result<Code> {
-    let goal = Goal::new(&args.target, &args.connect)?;
-    let cluster = goal.cluster.clone();
+    let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
+    let whose = Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+    let at = At::new(invitation, &args.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => kept(&cluster, args.name.as_ref())?,
+        None => kept::member(&cluster, args.name.as_ref())?,
     };
     let mut identity = Identity::load(&dir).await?;
     if let Some(name) = &args.name {
         identity = identity.with_name(name.clone());
     }
     let doing = || format!("leaving cluster {cluster}");
-    let registry = goal.registry(&identity).await.with_context(doing)?;
+    let registry = at.registry(&identity).await.with_context(doing)?;
     registry.leave(&identity, &cluster).await.with_context(doing)?;
     let json = json!({ "cluster": cluster.to_string(), "name": identity.name().as_str() });
     args.output.print(&json, || format!("{} has left cluster {cluster}", identity.name()))?;
@@ -55,35 +57,4 @@ async fn leave(args: &Args) -> anyhow::Result<Code> {
         output::note("its rank is kept: the same xlreg join makes it a member again");
     }
     Ok(Code::Done)
-}
-
-/// Where `xlreg join` keeps the identity of this member.
-pub(crate) fn kept(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
-    let members = data_dir()?.join("members").join(cluster.to_string());
-    let entries = std::fs::read_dir(&members).into_iter().flatten().flatten();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    names.sort_unstable();
-    let missing = |message: String| Ending::new(Code::NotFound, message).into();
-    let all = names.join(", ");
-    match (name, names.as_slice()) {
-        (Some(name), names) if names.iter().any(|kept| kept == name.as_str()) => {
-            Ok(members.join(name.as_str()))
-        }
-        (None, [only]) => Ok(members.join(only)),
-        (_, []) => Err(missing(format!(
-            "no member of cluster {cluster} is kept in {}; name its identity with --identity",
-            members.display()
-        ))),
-        (Some(name), _) => Err(missing(format!(
-            "no member {name} of cluster {cluster} is kept here, but: {all}; if its identity is \
-             elsewhere, name it with --identity"
-        ))),
-        (None, _) => {
-            let message = format!(
-                "several members of cluster {cluster} are kept here: {all}; say which with --name"
-            );
-            Err(Ending::new(Code::Usage, message).into())
-        }
-    }
 }

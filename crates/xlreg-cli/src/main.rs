@@ -22,7 +22,7 @@
 //! | [`extras`] | completions and man pages |
 //!
 //! [`connect`] and [`target`] have the flags that say which registry and which cluster, as whom;
-//! [`invite`] has the line that other machines join with. [`signed`] fetches
+//! [`kept`] is what is kept of members; [`invite`] has the line that other machines join with. [`signed`] fetches
 //! signed rosters, [`output`] prints, [`screen`] and
 //! [`progress`] draw on a terminal, and [`usage`] answers misuse.
 
@@ -38,6 +38,7 @@ mod extras;
 mod id;
 mod invite;
 mod join;
+mod kept;
 mod leave;
 mod logs;
 mod output;

@@ -43,8 +43,8 @@ pub(crate) struct StatusArgs {
 
 #[derive(Args)]
 #[command(after_help = "\
-A member takes two keys, and each cluster's own registry two more: with 160, a cluster of 64 finds
-all it needs. A key takes a tenth of a second or so of one core; Ctrl-C keeps those made by then.")]
+A member takes two keys, and each cluster's own registry two more: with 160, a cluster of 64 \
+finds all it needs. A key takes a tenth of a second or so of one core; Ctrl-C keeps those made by then.")]
 pub(crate) struct FillArgs {
     /// How many keys shall be ready: 1 to 1024
     #[arg(value_name = "N", default_value = "160", value_parser = clap::value_parser!(u16).range(1..=KEYS_MAX as i64))]

@@ -50,11 +50,12 @@ use crate::{output, pool};
   xlreg run -n 3 --tunnel -- ./my-plain-server --listen {endpoint} --peers '{peers , {endpoint}}'
   xlreg run -n 3 --ports passed --ready tcp --detach -- ./my-socket-activated-server
 
-A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT,
-_HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills in
-{rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, with --tls {cert},
-{key}, {roster_ca} (XLREG_CERT, _KEY, _ROSTER_CA), and {members SEPARATOR PATTERN} or {peers SEPARATOR PATTERN} lists everybody, or everybody else. With
---tunnel all of these say where a program listens and finds its peers on loopback. What a program leaves running is killed when it ends.")]
+A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT, \
+_HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills \
+in {rank}, {name}, {id}, {size}, {cluster}, {dir}, {roster}, {endpoint}, {host}, {port}, with --tls \
+{cert}, {key}, {roster_ca} (XLREG_CERT, _KEY, _ROSTER_CA), and {members SEPARATOR PATTERN} or {peers \
+SEPARATOR PATTERN} lists everybody, or everybody else. With --tunnel all of these say where a program \
+listens and finds its peers on loopback. What a program leaves running is killed when it ends.")]
 pub(crate) struct Args {
     /// How many members: 2 to 64
     #[arg(short = 'n', long = "members", value_name = "N", value_parser = clap::value_parser!(u32).range(2..=64))]

@@ -51,8 +51,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 
 It prints one line when it is ready. SIGTERM and SIGINT stop it in good order, a second one at once.
 
-Limits, such as connections.max-per-address and connections.unproven-hellos-per-second, are set in the
-file of --config; docs/operations/running.md lists them with their defaults.")]
+Limits, such as connections.max-per-address and connections.unproven-hellos-per-second, are set \
+in the file of --config; docs/operations/running.md lists them with their defaults.")]
 pub(crate) struct Args {
     /// Listen here; port 0 takes a free one [default: 127.0.0.1:56789]
     #[arg(long, value_name = "HOST:PORT", value_parser = listen_address, env = "XLREG_LISTEN")]

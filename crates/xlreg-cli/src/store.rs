@@ -47,6 +47,7 @@ impl Data {
 
 #[derive(Args)]
 #[command(after_help = "A backup is checked the same way: xlreg store check --data BACKUP
+
 It leaves with 0 if all is sound, with 1 if anything is wrong, and with 5 if no registry is there.")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]

@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use xlreg::tokens::TOKEN_PREFIX;
 use xlreg::{ClusterKey, Error, Identity, Invitation, Registry, TokenSecret};
 use xlreg_node::files;
 use xlreg_proto::text::FILE_BYTES_MAX;
 use zeroize::Zeroizing;
 
 use crate::connect::{AsWhom, MaybeConnect, cluster_key};
+use crate::exit::{Code, Ending};
+use crate::kept::{self, Whose};
 
 /// A cluster, as a user names it.
 #[derive(Clone)]
@@ -43,35 +46,35 @@ pub(crate) struct Found {
 impl Which {
     /// Reads the files that are named, and makes the identity if it is the default one and missing.
     pub(crate) async fn find(&self) -> anyhow::Result<Found> {
-        let goal = Goal::new(&self.target, &self.connect)?;
+        let Goal { cluster, invitation, .. } = Goal::new(&self.target)?;
+        let whose = Whose::Anybody { identity: self.who.dir() };
+        let at = At::new(invitation, &self.connect, &cluster, whose).await?.ok_or_else(unsaid)?;
         let identity = self.who.identity().await?;
-        let cluster = goal.cluster.clone();
-        let registry = goal.registry(&identity).await.context("following the invitation")?;
+        let registry = at.registry(&identity).await.context("following the invitation")?;
         Ok(Found { registry, identity, cluster })
     }
 }
 
-/// Which cluster, at which registry, and with which token.
+/// Which cluster, and what an invitation says of the way to it.
 pub(crate) struct Goal {
-    at: At,
     pub(crate) cluster: ClusterKey,
-    /// From the invitation.
     pub(crate) token: Option<TokenSecret>,
+    pub(crate) invitation: Option<Invitation>,
 }
 
 /// How the registry is known.
-enum At {
+pub(crate) enum At {
     Credentials(Registry),
     /// By its address and a fingerprint; it must be asked for the rest.
     Invitation(Invitation),
 }
 
 impl Goal {
-    pub(crate) fn new(target: &Target, connect: &MaybeConnect) -> anyhow::Result<Self> {
+    /// Reads the invitation, if it is one.
+    pub(crate) fn new(target: &Target) -> anyhow::Result<Self> {
         let invitation = match target {
             Target::Cluster(cluster) => {
-                let (at, cluster) = (At::Credentials(connect.registry()?), cluster.clone());
-                return Ok(Self { at, cluster, token: None });
+                return Ok(Self { cluster: cluster.clone(), token: None, invitation: None });
             }
             // Misuse, as any argument that is not what it should be.
             Target::Invitation(text) => Invitation::parse(text).map_err(Error::from)?,
@@ -82,16 +85,45 @@ impl Goal {
             }
         };
         let (cluster, token) = (invitation.cluster().clone(), invitation.token().cloned());
-        Ok(Self { at: At::Invitation(invitation), cluster, token })
+        Ok(Self { cluster, token, invitation: Some(invitation) })
+    }
+}
+
+impl At {
+    /// What is said of the registry: an invitation goes before flag and variable, lest its token
+    /// come to another registry than the one that it is for. Where nothing is said, it is the
+    /// registry that a member of the cluster joined at, if that is kept.
+    pub(crate) async fn new(
+        invitation: Option<Invitation>,
+        connect: &MaybeConnect,
+        cluster: &ClusterKey,
+        whose: Whose<'_>,
+    ) -> anyhow::Result<Option<Self>> {
+        if let Some(invitation) = invitation {
+            return Ok(Some(Self::Invitation(invitation)));
+        }
+        if let Some(registry) = connect.registry()? {
+            return Ok(Some(Self::Credentials(registry)));
+        }
+        let kept = kept::registry(cluster, whose).await?;
+        Ok(kept.map(|file| connect.open(&file)).transpose()?.map(Self::Credentials))
     }
 
     /// The registry; who is invited asks it for its credentials.
     pub(crate) async fn registry(&self, identity: &Identity) -> Result<Registry, Error> {
-        match &self.at {
-            At::Credentials(registry) => Ok(registry.clone()),
-            At::Invitation(invitation) => Registry::from_invitation(invitation, identity).await,
+        match self {
+            Self::Credentials(registry) => Ok(registry.clone()),
+            Self::Invitation(invitation) => Registry::from_invitation(invitation, identity).await,
         }
     }
+}
+
+/// That nothing says which registry.
+pub(crate) fn unsaid() -> Ending {
+    let message = "say which registry: --registry or XLREG_REGISTRY with its credentials, whose \
+                   place `xlreg serve` prints; or, in the cluster's place, an invitation, as \
+                   `xlreg cluster create` prints it";
+    Ending::new(Code::Usage, message)
 }
 
 /// Reads what a user names a cluster by.
@@ -100,10 +132,17 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
         return Ok(Target::File(PathBuf::from(file)));
     }
     // No name and no ID has a slash: it is meant for an invitation, whole or not.
-    if text.contains('/') {
+    if text.contains('/') || is_invitation(text) {
         return Ok(Target::Invitation(Zeroizing::new(text.trim().to_owned())));
     }
     cluster_key(text).map(Target::Cluster)
+}
+
+/// Whether this is meant for an invitation, whole or not, even where a path could stand.
+pub(crate) fn is_invitation(text: &str) -> bool {
+    let text = text.trim_start().to_ascii_lowercase();
+    let has_token = text.contains(&format!("token={TOKEN_PREFIX}"));
+    has_token || text.starts_with("xlreg:") || text.contains("://")
 }
 
 #[cfg(test)]
@@ -112,7 +151,13 @@ mod tests {
 
     #[test]
     fn what_looks_like_an_invitation_is_never_refused_by_clap_which_would_print_it() {
-        for text in ["xlreg://h:1/a?key=x", " xlreg://h:1/a\n", "lreg://h:1/a&token=x", "//h:1/a"] {
+        for text in [
+            "xlreg://h:1/a?key=x",
+            " xlreg://h:1/a\n",
+            "lreg://h:1/a&token=x",
+            "//h:1/a",
+            "xlreg:h:1",
+        ] {
             assert!(matches!(target(text), Ok(Target::Invitation(_))), "{text:?}");
         }
         assert!(matches!(target("@some file"), Ok(Target::File(_))));

@@ -3,23 +3,25 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tracing::warn;
-use xlreg::peers::{Peers, Target};
+use xlreg::peers::{self, Peers};
 use xlreg::tunnel::{CARRIED_MAX, Door, Tunnel};
-use xlreg::{ClusterKey, Identity, Name, Registry, Roster, Wire};
+use xlreg::{ClusterKey, Identity, Name, Roster, Wire};
 use xlreg_launch::descriptors;
 
-use crate::connect::{MaybeConnect, cluster_key, duration};
+use crate::connect::{MaybeConnect, duration};
 use crate::exit::{Code, Ending};
-use crate::leave::kept;
+use crate::kept::{self, Whose};
 use crate::logs::Logs;
 use crate::output::{self, Output};
+use crate::target::{At, Goal, Target, target};
 
 /// File descriptors that are neither doors nor carried connections: handshakes with those who come,
 /// the registry's connection, the runtime's.
@@ -27,17 +29,18 @@ const OTHER_DESCRIPTORS: usize = 256;
 
 #[derive(clap::Args)]
 #[command(
-    after_help = "Example: members a and b have joined alpha with the endpoints 10.0.0.1:7000 and
+    after_help = "Example: members a and b have joined alpha with the endpoints 10.0.0.1:7000 and \
 10.0.0.2:7000, and the program beside each listens on 127.0.0.1:8000. On both:
   xlreg tunnel alpha --program 8000 --door a=9000 --door b=9001 --registry regCred.dat
+
 Then the program of a reaches that of b at 127.0.0.1:9001, and the other way round at :9000.
 
 Whoever can connect to this machine's loopback can use the doors, so keep strangers off it."
 )]
 pub(crate) struct Args {
-    /// The cluster's name or ID
-    #[arg(value_parser = cluster_key, value_name = "CLUSTER")]
-    cluster: ClusterKey,
+    /// The cluster's name or ID; or an invitation to it, xlreg://..., or @FILE with one in it
+    #[arg(value_parser = target, value_name = "CLUSTER")]
+    target: Target,
     /// Where the program beside this tunnel listens, on loopback: what peers bring is carried there
     /// [default: nowhere, and peers can bring nothing]
     #[arg(long, value_name = "[HOST:]PORT", value_parser = loopback)]
@@ -99,19 +102,26 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
 }
 
 async fn tunnel(args: &Args) -> anyhow::Result<Code> {
-    let registry = match args.roster {
+    let Goal { cluster, invitation, .. } = Goal::new(&args.target)?;
+    let at = match args.roster {
         Some(_) => None,
-        None => Some(args.registry()?),
+        None => {
+            let whose =
+                Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+            let at = At::new(invitation, &args.connect, &cluster, whose).await?;
+            Some(at.ok_or_else(unsaid)?)
+        }
     };
-    let identity = identity(args).await?;
+    let identity = identity(args, &cluster).await?;
     // Before waiting, so that none is lost.
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let carry = async {
-        let (peers, roster) = match &registry {
-            Some(registry) => meet(args, registry, &identity).await?,
-            None => read(args, &identity).await?,
+        let (peers, roster) = match at {
+            Some(at) => meet(args, &cluster, at, &identity).await?,
+            None => read(args, &cluster, &identity).await?,
         };
+        allow_open_files(&cluster, &roster);
         let mut tunnel = open(args, &peers, &roster, &identity).await?;
         tunnel.ended().await;
         Err(Ending::new(Code::Failed, "the tunnel carries no more; this is a bug").into())
@@ -123,10 +133,10 @@ async fn tunnel(args: &Args) -> anyhow::Result<Code> {
     }
 }
 
-async fn identity(args: &Args) -> anyhow::Result<Identity> {
+async fn identity(args: &Args, cluster: &ClusterKey) -> anyhow::Result<Identity> {
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => kept(&args.cluster, args.name.as_ref())?,
+        None => kept::member(cluster, args.name.as_ref())?,
     };
     let identity = Identity::load(&dir).await?;
     Ok(match &args.name {
@@ -136,31 +146,30 @@ async fn identity(args: &Args) -> anyhow::Result<Identity> {
 }
 
 /// Raises the limit on open files to what doors, carried connections and handshakes may need.
-fn allow_open_files(args: &Args, roster: &Roster) {
+fn allow_open_files(cluster: &ClusterKey, roster: &Roster) {
     let needed = 2 * CARRIED_MAX + roster.size as usize + OTHER_DESCRIPTORS;
     if let Some(granted) = descriptors::allow(needed as u64)
         && granted < needed as u64
     {
-        warn!(cluster = %args.cluster, needed, granted, "the limit on open files allows fewer connections");
+        warn!(%cluster, needed, granted, "the limit on open files allows fewer connections");
     }
 }
 
-impl Args {
-    fn registry(&self) -> anyhow::Result<Registry> {
-        if self.connect.is_given() {
-            return self.connect.registry();
-        }
-        let message = "say which registry to ask for the roster: --registry CRED; or take the one in a \
-                       file: --roster FILE";
-        Err(Ending::new(Code::Usage, message).into())
-    }
+fn unsaid() -> Ending {
+    let message = "say which registry to ask for the roster: --registry CRED, or an invitation in the \
+                   cluster's place; or take the one in a file: --roster FILE";
+    Ending::new(Code::Usage, message)
 }
 
 /// Takes the roster that is in a file, for good.
-async fn read(args: &Args, identity: &Identity) -> anyhow::Result<(Peers, Roster)> {
+async fn read(
+    args: &Args,
+    cluster: &ClusterKey,
+    identity: &Identity,
+) -> anyhow::Result<(Peers, Roster)> {
     let file = args.roster.clone().unwrap_or_default();
     let roster = Roster::read(&file).await?;
-    if !roster.is_of(&args.cluster) {
+    if !roster.is_of(cluster) {
         let message = format!(
             "{} is the roster of another cluster, {} ({}); name that, or another file",
             file.display(),
@@ -175,13 +184,20 @@ async fn read(args: &Args, identity: &Identity) -> anyhow::Result<(Peers, Roster
 /// Waits for all members, and keeps the roster current where the registry's wire can tell of changes.
 async fn meet(
     args: &Args,
-    registry: &Registry,
+    cluster: &ClusterKey,
+    at: At,
     identity: &Identity,
 ) -> anyhow::Result<(Peers, Roster)> {
-    let doing = || format!("waiting for cluster {}", args.cluster);
-    let roster = registry.wait(identity, &args.cluster, args.timeout).await.with_context(doing)?;
+    let doing = || format!("waiting for cluster {cluster}");
+    let began = Instant::now();
+    let found = timeout(args.timeout, async { anyhow::Ok(at.registry(identity).await?) }).await;
+    let found = found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()));
+    let registry = found.with_context(doing)?;
+    let rest = args.timeout.saturating_sub(began.elapsed());
+    let waited = registry.wait(identity, cluster, rest).await;
+    let roster = waited.map_err(|error| error.since(began)).with_context(doing)?;
     let peers = if registry.wire() == Wire::V2 {
-        Peers::follow(registry, identity, &args.cluster).await
+        Peers::follow(&registry, identity, cluster).await
     } else {
         Peers::new(identity, &roster).await
     };
@@ -195,13 +211,12 @@ async fn open(
     roster: &Roster,
     identity: &Identity,
 ) -> anyhow::Result<Tunnel> {
-    allow_open_files(args, roster);
     let rank = roster.rank_of_key(identity.sig_key(), identity.name()).ok_or_else(|| {
         let message = format!(
             "{} is no member of cluster {} with these keys; join it first: xlreg join {}",
             identity.name(),
-            args.cluster,
-            args.cluster
+            roster.title(),
+            roster.title()
         );
         Ending::new(Code::NotFound, message)
     })?;
@@ -213,12 +228,13 @@ async fn open(
         let address = wanted.remove(&member.name).unwrap_or(anywhere);
         let listener = bind(address, &format!("the door to {}", member.name)).await?;
         told.push((peer, member.name.clone(), listener.local_addr()?));
-        doors.push(Door { peer: Target::Rank(peer), listener });
+        doors.push(Door { peer: peers::Target::Rank(peer), listener });
     }
     // A door to oneself is of no use, but one list of doors may serve all members.
     wanted.remove(identity.name());
     if let Some(name) = wanted.keys().next() {
-        let message = format!("--door names {name}, who is no member of cluster {}", args.cluster);
+        let message =
+            format!("--door names {name}, who is no member of cluster {}", roster.title());
         return Err(Ending::new(Code::NotFound, message).into());
     }
     let endpoint = match args.program {

@@ -9,6 +9,9 @@ use crate::exit::Code;
 const CREDENTIALS_TIP: &str = "`xlreg serve` prints where a registry's credentials are; \
                                name that file here, or in XLREG_REGISTRY";
 
+/// What is left of a secret with fewer letters behind its prefix, of 32, may be told.
+const SECRET_LETTERS_MIN: usize = 8;
+
 const PROGRAM_TIP: &str = "the program and its arguments stand last, after `--`";
 
 /// Prints what clap has to say: help and version to stdout, an error to stderr.
@@ -46,6 +49,24 @@ fn hide_secrets(error: &mut Error) {
     }
 }
 
+/// The text without the secrets of tokens in it, whole or cut.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let mut parts = text.split(TOKEN_PREFIX);
+    let mut kept = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        // The prefix alone is none.
+        if part.len() - rest.len() < SECRET_LETTERS_MIN {
+            kept.push_str(TOKEN_PREFIX);
+            kept.push_str(part);
+        } else {
+            kept.push_str("(a secret)");
+            kept.push_str(rest);
+        }
+    }
+    kept
+}
+
 /// Prints a misuse that only the command itself can see.
 pub(crate) fn complain(message: &str) -> Code {
     let _unread = subcommand().error(ErrorKind::ArgumentConflict, message).print();
@@ -79,4 +100,20 @@ fn subcommand() -> Command {
         command = below.clone();
     }
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_left_out_wherever_it_stands() {
+        let secret = format!("xlt_{}", "a2".repeat(16));
+        let hidden = without_secrets(&format!("reading {secret}/x?token={secret}: no such file"));
+        assert_eq!(hidden, "reading (a secret)/x?token=(a secret): no such file");
+        assert_eq!(without_secrets(&secret[..20]), "(a secret)");
+        for harmless in ["", "nothing", "a join token begins with \"xlt_\"", "cluster xlt_test"] {
+            assert_eq!(without_secrets(harmless), harmless);
+        }
+    }
 }

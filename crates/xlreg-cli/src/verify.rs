@@ -13,9 +13,11 @@ use xlreg::signing::{Expected, Finding, Ranked, TextError, Verdict};
 use xlreg::{Fingerprint, Name, Registry, SignedRoster};
 use xlreg_proto::text::FILE_BYTES_MAX;
 
-use crate::connect::{Wire, cluster_key, duration};
+use crate::connect::{MaybeConnect, Wire, duration};
 use crate::exit::{Code, Ending};
+use crate::kept::Whose;
 use crate::output::{self, Output};
+use crate::target::{At, Goal, is_invitation, target};
 use crate::verify_live;
 
 /// What a signed roster's file is called, so that a name without a path is known to be one.
@@ -27,10 +29,11 @@ const EXTENSION: &str = "signed";
   xlreg cluster verify alpha.signed --registry regCred.dat
   xlreg cluster verify alpha.signed --pin 25a5...ba35 --max-age 1h
 
-Of a file, it ends with 0 if everything holds; else with 1, and prints what does not match, a line for
-each. Of a cluster, it ends with 0 if all members are there and reach each other, else with 7.")]
+Of a file, it ends with 0 if everything holds; else with 1, and prints what does not match, a line \
+for each. Of a cluster, it ends with 0 if all members are there and reach each other, else with 7.")]
 pub(crate) struct VerifyArgs {
-    /// A signed roster: a path, or a file's name that ends in .signed; or else a cluster's name or ID
+    /// A signed roster: a path, or a file's name that ends in .signed; or else a cluster's name or ID,
+    /// or an invitation to it, xlreg://..., or @FILE with one in it
     #[arg(value_name = "FILE|CLUSTER")]
     what: String,
     #[command(flatten)]
@@ -109,18 +112,22 @@ fn key_of(credentials: &Path) -> anyhow::Result<Fingerprint> {
 }
 
 /// Whether `text` means a file rather than a cluster.
-pub(crate) fn is_file(text: &str) -> bool {
+fn is_file(text: &str) -> bool {
+    // Not even to look for it: what is missing is told by its name, and this may hold a secret.
+    if text.starts_with('@') || is_invitation(text) {
+        return false;
+    }
     let path = Path::new(text);
     text.contains('/') || path.extension().is_some_and(|end| end == EXTENSION) || path.is_file()
 }
 
 pub(crate) fn main(args: &VerifyArgs) -> anyhow::Result<Code> {
-    if is_file(&args.what) { verify_file(args) } else { verify_cluster(args) }
+    if is_file(&args.what) { verify_file(args) } else { crate::block_on(verify_cluster(args)) }
 }
 
-fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
+async fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
     let usage = |message: String| Ending::new(Code::Usage, message);
-    let cluster = cluster_key(&args.what).map_err(|problem| {
+    let target = target(&args.what).map_err(|problem| {
         usage(format!(
             "{:?} is neither a file here, nor a name that ends in .{EXTENSION}, nor a cluster: {problem}",
             args.what
@@ -137,19 +144,22 @@ fn verify_cluster(args: &VerifyArgs) -> anyhow::Result<Code> {
                        clusters; a file elsewhere is named by its path";
         return Err(usage(message.to_owned()).into());
     }
-    let credentials = args
-        .trust
-        .credentials()
-        .ok_or_else(|| usage("say which registry knows the cluster: --registry CRED".to_owned()))?;
+    let Goal { cluster, invitation, .. } = Goal::new(&target)?;
+    let connect = MaybeConnect::new(args.trust.credentials(), args.wire.clone());
+    let whose = Whose::Member { identity: args.identity.as_deref(), name: args.name.as_ref() };
+    let at = At::new(invitation, &connect, &cluster, whose).await?.ok_or_else(|| {
+        let said =
+            "say which registry knows the cluster: --registry CRED, or an invitation in its place";
+        usage(said.to_owned())
+    })?;
     let live = verify_live::Live {
         cluster,
         name: args.name.clone(),
         identity: args.identity.clone(),
         timeout: args.timeout,
-        registry: args.wire.open(&credentials)?,
         output: args.output,
     };
-    crate::block_on(verify_live::verify_cluster(&live))
+    verify_live::verify_cluster(&live, at).await
 }
 
 fn verify_file(args: &VerifyArgs) -> anyhow::Result<Code> {

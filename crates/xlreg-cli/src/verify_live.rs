@@ -16,13 +16,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use xlreg::{
-    ClusterKey, Identity, Name, NodeId, PeerError, PeerListener, PeerStream, Peers, Registry,
-    Roster, Wire,
+    ClusterKey, Identity, Name, NodeId, PeerError, PeerListener, PeerStream, Peers, Roster, Wire,
 };
 
 use crate::exit::{Code, Ending};
-use crate::leave;
+use crate::kept;
 use crate::output::{self, Output};
+use crate::target::At;
 use exchange::{PROTOCOL, talk};
 use matrix::{Cell, Matrix, Row};
 
@@ -42,15 +42,14 @@ pub(crate) struct Live {
     pub(crate) identity: Option<PathBuf>,
     /// How long to try, and to be there for the others.
     pub(crate) timeout: Duration,
-    pub(crate) registry: Registry,
     pub(crate) output: Output,
 }
 
 /// Looks, prints, and says by its code whether all was reached: 0, or 7.
-pub(crate) async fn verify_cluster(args: &Live) -> anyhow::Result<Code> {
+pub(crate) async fn verify_cluster(args: &Live, at: At) -> anyhow::Result<Code> {
     let doing = || format!("verifying cluster {}", args.cluster);
     let identity = args.identity().await?;
-    let peers = timeout(args.timeout, learn(&args.registry, &identity, &args.cluster));
+    let peers = timeout(args.timeout, learn(at, &identity, &args.cluster));
     let peers = peers.await.unwrap_or_else(|_| Err(late(args.timeout))).with_context(doing)?;
     let roster = peers.roster();
     let rank = peers.rank().ok_or_else(|| no_member(&identity, &roster))?;
@@ -67,7 +66,7 @@ impl Live {
     async fn identity(&self) -> anyhow::Result<Identity> {
         let dir = match &self.identity {
             Some(dir) => dir.clone(),
-            None => leave::kept(&self.cluster, self.name.as_ref())?,
+            None => kept::member(&self.cluster, self.name.as_ref())?,
         };
         let identity = Identity::load(&dir).await?;
         Ok(match &self.name {
@@ -78,13 +77,10 @@ impl Live {
 }
 
 /// Over the old wire the roster is that of now; it can't be followed.
-async fn learn(
-    registry: &Registry,
-    identity: &Identity,
-    cluster: &ClusterKey,
-) -> anyhow::Result<Peers> {
+async fn learn(at: At, identity: &Identity, cluster: &ClusterKey) -> anyhow::Result<Peers> {
+    let registry = at.registry(identity).await?;
     if registry.wire() == Wire::V2 {
-        return Ok(Peers::follow(registry, identity, cluster).await?);
+        return Ok(Peers::follow(&registry, identity, cluster).await?);
     }
     let roster = registry.show(identity, cluster).await?;
     Ok(Peers::new(identity, &roster).await?)

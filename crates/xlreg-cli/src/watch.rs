@@ -22,8 +22,8 @@ const LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Args)]
 #[command(
-    after_help = "Each line in a pipe is one event: snapshot, joined, returned, updated, rotated, left, expelled, or
-gone, with which it ends. A snapshot after others means that changes in between are not known.
+    after_help = "Each line in a pipe is one event: snapshot, joined, returned, updated, rotated, left, \
+expelled, or gone, with which it ends. A snapshot after others means that changes in between are not known.
 
 Examples:
   xlreg cluster watch alpha --registry regCred.dat

@@ -11,11 +11,10 @@ pub const ID_BYTES: usize = 20;
 
 /// Text or bytes that should have been an ID, or a fingerprint, and are not.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-#[error("not {what}: expected {bytes} bytes ({} hex digits), got {got}", bytes * 2)]
+#[error("not {what}: {problem}")]
 pub struct IdError {
     what: &'static str,
-    bytes: usize,
-    got: String,
+    problem: String,
 }
 
 macro_rules! byte_id {
@@ -37,8 +36,8 @@ macro_rules! byte_id {
                 &self.0
             }
 
-            fn error(got: String) -> IdError {
-                IdError { what: $what, bytes: $len, got }
+            fn error(problem: String) -> IdError {
+                IdError { what: $what, problem }
             }
         }
 
@@ -46,7 +45,8 @@ macro_rules! byte_id {
             type Error = IdError;
 
             fn try_from(bytes: &[u8]) -> Result<Self, IdError> {
-                let wrong_length = |_| Self::error(format!("{} bytes", bytes.len()));
+                let got = bytes.len();
+                let wrong_length = |_| Self::error(format!("{} bytes are expected, got {got}", $len));
                 bytes.try_into().map(Self).map_err(wrong_length)
             }
         }
@@ -55,9 +55,14 @@ macro_rules! byte_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let strange = |_| Self::error(format!("{} characters that are not hex", text.len()));
-                let bytes = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(strange)?;
-                Self::try_from(bytes.as_slice())
+                let decoded = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok();
+                let bytes = decoded.and_then(|bytes| bytes.try_into().ok());
+                bytes.map(Self).ok_or_else(|| {
+                    let got = text.chars().count();
+                    let all_hex = text.chars().all(|c| c.is_ascii_hexdigit());
+                    let strange = if all_hex { "" } else { " characters, not all of them hex" };
+                    Self::error(format!("{} hex digits are expected, got {got}{strange}", 2 * $len))
+                })
             }
         }
 
@@ -110,7 +115,20 @@ mod tests {
             assert!(text.parse::<NodeId>().is_err(), "{text:?}");
         }
         assert!(ClusterId::try_from([0u8; 19].as_slice()).is_err());
-        let error = "a5".parse::<Fingerprint>().unwrap_err().to_string();
-        assert_eq!(error, "not a fingerprint: expected 32 bytes (64 hex digits), got 1 bytes");
+    }
+
+    #[test]
+    fn what_is_refused_is_counted_in_what_it_was_given_in() {
+        for (text, got) in [
+            ("abc", "3"),
+            ("", "0"),
+            ("xyz", "3 characters, not all of them hex"),
+            (&"é".repeat(64), "64 characters, not all of them hex"),
+        ] {
+            let error = text.parse::<Fingerprint>().unwrap_err().to_string();
+            assert_eq!(error, format!("not a fingerprint: 64 hex digits are expected, got {got}"));
+        }
+        let error = NodeId::try_from([0u8; 19].as_slice()).unwrap_err().to_string();
+        assert_eq!(error, "not an ID: 20 bytes are expected, got 19");
     }
 }

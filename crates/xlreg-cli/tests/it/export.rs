@@ -180,9 +180,10 @@ fn all_doors_and_no_door_give_the_same_files() {
     pair[1].node.lfs = lfs;
     assert_eq!(pair[0].to_text(), pair[1].to_text());
     world.run(&[&offline[..], &["pem", "out"]].concat()).expect(0);
-    let done =
-        world.run(&["cluster", "export", "alpha", "--identity", "a", "--format", "pem", "o"]);
-    done.expect(2).says(&["--registry CRED", "--offline"]);
+    let asking = ["cluster", "export", "alpha", "--identity", "a", "--format", "pem", "o"];
+    world.run(&asking).expect(3).says(&["cannot reach the registry"]);
+    fs::remove_file(world.path("work/a/registry.dat")).unwrap();
+    world.run(&asking).expect(2).says(&["--registry CRED", "--offline"]);
 }
 
 /// Who is missing is named, and nothing is written without being asked for.

@@ -18,6 +18,7 @@ mod helper;
 mod identity;
 mod invited;
 mod kept;
+mod linked;
 mod members;
 mod output;
 mod outside;

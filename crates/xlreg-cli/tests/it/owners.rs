@@ -108,7 +108,7 @@ fn who_may_join_is_the_owners_decision() {
     let create = ["cluster", "create", "keys", "-n", "2", "--policy", "keys"];
     ask(&create).expect(2).says(&["--allow <SHA256>", "Usage: xlreg cluster create"]);
     let short = ask(&[&create[..], &["--allow", &print[..62]]].concat());
-    short.expect(2).says(&["not a fingerprint: expected 32 bytes (64 hex digits), got 31 bytes"]);
+    short.expect(2).says(&["not a fingerprint: 64 hex digits are expected, got 62"]);
     ask(&[&create[..], &["--allow", &print]].concat()).expect(0);
     let stray = ask(&["cluster", "create", "open", "-n", "2", "--allow", &print]);
     stray.expect(2).says(&["--allow goes with --policy keys"]);

@@ -1,6 +1,6 @@
 //! What everybody sees first: help, misuse, completions, manual pages; and pipes that close.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::support::{Running, World};
 use crate::terminal::Terminal;
@@ -65,6 +65,7 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
         (&["cred", "export"], &["XLREG_REGISTRY", "Usage: xlreg cred export"]),
         (&["cred", "export", "f", "--format", "p12"], &["pem, der"]),
         (&["serve", "--admin", "me"], &["not a fingerprint", "64 hex digits"]),
+        (&["cluster", "verify", "f", "--pin", "abc"], &["64 hex digits are expected, got 3"]),
         (&["id", "new"], &["<DIR>", "Usage: xlreg id new"]),
         (&["id", "new", "d", "--name", ""], &["--name"]),
         (&["id", "pool"], &["Usage: xlreg id pool <COMMAND>"]),
@@ -172,6 +173,66 @@ fn every_subcommand_has_help_with_what_it_takes() {
         }
     }
     world.run(&["--version"]).expect(0).prints(&[concat!("xlreg ", env!("CARGO_PKG_VERSION"))]);
+}
+
+/// All subcommands there are, as words, with those below others.
+pub(crate) fn subcommands(world: &World) -> Vec<Vec<String>> {
+    let mut found: Vec<Vec<String>> = vec![vec![]];
+    let mut next = 0;
+    while let Some(above) = found.get(next).cloned() {
+        next += 1;
+        let help = Running::start(with_help(world, &above, "100")).finish();
+        let lines = help.expect(0).out.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let names = lines.take_while(|line| !line.is_empty()).filter_map(|line| {
+            let line = line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?;
+            line.split(' ').next().filter(|name| *name != "help")
+        });
+        found.extend(names.map(|name| [&above[..], &[name.to_owned()]].concat()));
+    }
+    found
+}
+
+pub(crate) fn with_help(world: &World, subcommand: &[String], columns: &str) -> Command {
+    let mut command = world.xlreg(&[]);
+    command.args(subcommand).arg("--help").env("COLUMNS", columns);
+    command
+}
+
+/// Lines that end before they are full, though the paragraph goes on: wrapped by hand, and then again.
+fn ragged(help: &str, width: usize) -> Vec<&str> {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let lines: Vec<_> = help.lines().collect();
+    let ends_early = |pair: &&[&str]| {
+        let (line, next) = (pair[0], pair[1]);
+        // Lists and examples stand two columns in; flags, values and defaults begin lines of their own.
+        let is_prose = indent(line) != 2
+            && indent(line) == indent(next)
+            && !line.trim().is_empty()
+            && !next.trim_start().starts_with(['-', '[', '<']);
+        let fits = |word: &str| line.chars().count() + 1 + word.chars().count() <= width;
+        is_prose && next.split_whitespace().next().is_some_and(fits)
+    };
+    lines.windows(2).filter(ends_early).map(|pair| pair[0]).collect()
+}
+
+#[test]
+fn help_is_wrapped_once_however_wide_the_terminal_is() {
+    let world = World::new();
+    let all = subcommands(&world);
+    for known in ["cluster verify", "id pool fill", "serve", "tunnel", ""] {
+        assert!(all.iter().any(|words| words.join(" ") == known), "{known}: {all:?}");
+    }
+    for subcommand in &all {
+        for width in [80, 100] {
+            let columns = width.to_string();
+            let help = Running::start(with_help(&world, subcommand, &columns)).finish();
+            let ragged = ragged(&help.expect(0).out, width);
+            assert!(ragged.is_empty(), "{subcommand:?} at {width}: {ragged:#?}\n{}", help.out);
+        }
+    }
+    let twice = "This is a paragraph of text that was wrapped by hand\nand\nthen again.\n";
+    assert_eq!(ragged(twice, 60).len(), 2, "such lines are found");
+    assert_eq!(ragged("One.\n\nTwo.\n  an example\n  another\n", 60), [""; 0]);
 }
 
 #[test]

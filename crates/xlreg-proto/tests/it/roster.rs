@@ -523,7 +523,7 @@ fn errors_say_where_and_what() {
         signed roster, line 1: expected `xlreg-roster 1`, found `{}`
         signed roster, line 3: expected text, found a byte 0xff
         signed roster, line 1: expected `xlreg-roster 1`, found `xlreg-roster 2`
-        signed roster, line 3: id cannot be read: not an ID: expected 20 bytes (40 hex digits), got 1 bytes
+        signed roster, line 3: id cannot be read: not an ID: 40 hex digits are expected, got 2
         signed roster, line 10: size cannot be read: expected a number from 2 to 64
         signed roster, line 14: expected `no\n` at column 15, found `yes\n`
         signed roster, line 14: expected `complete: yes` or `complete: no`, found `complete: maybe`
