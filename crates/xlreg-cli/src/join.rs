@@ -143,6 +143,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .await
         .unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))
         .with_context(doing)?;
+    kept::keep_registry(&dir, registry.credentials())?;
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
     } else {
@@ -162,7 +163,6 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .ok_or_else(|| not_in(&roster))
         .with_context(doing)?;
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
-    kept::keep_registry(&dir, registry.credentials())?;
     if registry.wire() == Wire::V2 {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }

@@ -97,7 +97,12 @@ fn members(cluster: &ClusterKey) -> anyhow::Result<(PathBuf, Vec<String>)> {
 
 /// Where `xlreg join` keeps the identity of this member.
 pub(crate) fn member(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
-    let (members, names) = members(cluster)?;
+    let (members, mut names) = members(cluster)?;
+    // Who was never let in left an identity, too, but is no member.
+    let joined = |name: &String| file_in(&members.join(name)).is_some();
+    if name.is_none() && names.iter().any(joined) {
+        names.retain(joined);
+    }
     let missing = |message: String| Ending::new(Code::NotFound, message).into();
     let all = names.join(", ");
     match (name, names.as_slice()) {

@@ -257,3 +257,17 @@ fn an_invitation_that_is_not_whole_is_refused_and_never_repeated() {
     join(&world, &format!("{invitation}&later=1"), "a", &[]).expect(0);
     assert_eq!(tokens(&world, &server)[0]["uses"], json!(1));
 }
+
+#[test]
+fn who_was_refused_is_no_member_that_could_be_meant() {
+    let world = World::new();
+    let server = world.registry();
+    let invitation = create(&world, &server, &[])["invitation"].as_str().unwrap().to_owned();
+    let refused = ["join", "alpha", "--endpoint", "h:9", "--no-wait"];
+    world.ask(&server, &refused).expect(4);
+    // It waits in vain, but is in.
+    let waits = ["join", &invitation, "--name", "a", "--endpoint", "h:1", "--timeout", "1s"];
+    world.run(&waits).expect(7);
+    assert_eq!(world.list("data/xlreg/members/alpha").len(), 2);
+    world.run(&["leave", "alpha"]).expect(0);
+}
