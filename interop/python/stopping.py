@@ -22,6 +22,8 @@ def main():
         v2, stubs = xlreg.generate(sys.argv[3], scratch)
     node = xlreg.Node(target, root, xlreg.root_sig_key(root))
     ask = stubs.RegistryStub(node.channel)
+    known = v2.RegisterRequest(comms_key=xlreg.spki(node.comms), comms_proof=node.comms_proof())
+    ask.Register(known, timeout=20)
     ask.CreateCluster(v2.CreateClusterRequest(name="stopping", size=2), timeout=20)
     stream = ask.WatchCluster(
         v2.WatchClusterRequest(cluster=v2.ClusterRef(name="stopping")), timeout=60
