@@ -25,7 +25,7 @@ use xlreg_core::Fingerprint;
 
 use crate::meter::Credit;
 use crate::modern::{Front, Peer, Shared};
-use crate::tally::Place;
+use crate::tally::{Place, Tally};
 
 /// Bytes that a request earns a connection: its headers, and what frames and records add.
 const REQUEST_EARNS: usize = 2 * 1024;
@@ -131,39 +131,32 @@ impl Service<Request<Incoming>> for Entrance {
 impl Shared {
     /// Counts a request, unless there are too many or they come too fast.
     fn admit(&self, peer: &Arc<Peer>, call: Call) -> Result<Taken, Fault> {
-        let Self { bounds, requests, requests_of, watches_of, endless, endless_of, .. } = self;
+        let Self { bounds, usage, .. } = self;
         let fast = |wait| limited("requests", wait);
-        self.request_rates.check(&peer.print()).map_err(fast)?;
-        self.address_rates.check(&peer.site).map_err(fast)?;
-        if call == Call::Watch {
-            let crowded = || crowded("watches", bounds.stall);
-            let of_address = watches_of.take(Some(peer.site), bounds.watches_per_address_max);
-            let of_all = watches_of.take(None, bounds.watches_max);
-            let places = Places {
-                _of_key: None,
-                _of_address: of_address.ok_or_else(crowded)?,
-                _of_all: of_all.ok_or_else(crowded)?,
-            };
-            return Ok(Taken { owed: None, places: Arc::new(places) });
-        }
-        if call == Call::Endless {
-            let crowded = || crowded("health checks and reflections", bounds.stall);
-            let of_key = endless.take(peer.print(), ENDLESS_PER_KEY_MAX).ok_or_else(crowded)?;
-            let of_address = endless_of.take(Some(peer.site), ENDLESS_PER_ADDRESS_MAX);
-            let of_address = of_address.ok_or_else(crowded)?;
-            let of_all = endless_of.take(None, ENDLESS_MAX).ok_or_else(crowded)?;
-            let places = Places { _of_key: Some(of_key), _of_address: of_address, _of_all: of_all };
-            return Ok(Taken { owed: None, places: Arc::new(places) });
-        }
-        let crowded = || crowded("requests", bounds.stall);
-        let of_key = requests.take(peer.print(), bounds.requests_per_key_max);
-        let of_key = of_key.ok_or_else(crowded)?;
-        let of_address = requests_of.take(Some(peer.site), bounds.requests_per_address_max);
-        let of_address = of_address.ok_or_else(crowded)?;
-        let of_all = requests_of.take(None, bounds.requests_max).ok_or_else(crowded)?;
-        let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        let places = Places { _of_key: Some(of_key), _of_address: of_address, _of_all: of_all };
-        Ok(Taken { owed, places: Arc::new(places) })
+        usage.request_rates.check(&peer.print()).map_err(fast)?;
+        usage.address_rates.check(&peer.site).map_err(fast)?;
+        let (what, places) = match call {
+            Call::Plain => {
+                let of_key = usage.requests.take(peer.print(), bounds.requests_per_key_max);
+                let max = [bounds.requests_per_address_max, bounds.requests_max];
+                let places = |key| Places::take(Some(key), &usage.requests_of, peer.site, 1, max);
+                ("requests", of_key.and_then(places))
+            }
+            // Its key's place is taken when the cluster is known.
+            Call::Watch => {
+                let max = [bounds.watches_per_address_max, bounds.watches_max];
+                ("watches", Places::take(None, &usage.watches_of, peer.site, 1, max))
+            }
+            Call::Endless => {
+                let of_key = usage.endless.take(peer.print(), ENDLESS_PER_KEY_MAX);
+                let max = [ENDLESS_PER_ADDRESS_MAX, ENDLESS_MAX];
+                let places = |key| Places::take(Some(key), &usage.endless_of, peer.site, 1, max);
+                ("health checks and reflections", of_key.and_then(places))
+            }
+        };
+        let places = places.ok_or_else(|| crowded(what, bounds.stall))?;
+        let owed = (call == Call::Plain).then(|| (peer.owed.begin(), Arc::clone(peer)));
+        Ok(Taken { owed, places })
     }
 }
 
@@ -239,6 +232,22 @@ pub(crate) struct Places {
     _of_all: Place<Option<IpAddr>>,
 }
 
+impl Places {
+    /// Takes so much room in a tally for an address and in all, unless either would have more than
+    /// its `max`.
+    fn take(
+        of_key: Option<Place<Fingerprint>>,
+        tally: &Tally<Option<IpAddr>>,
+        site: IpAddr,
+        room: usize,
+        [per_address_max, max]: [usize; 2],
+    ) -> Option<Arc<Self>> {
+        let of_address = tally.take_room(Some(site), room, per_address_max)?;
+        let of_all = tally.take_room(None, room, max)?;
+        Some(Arc::new(Self { _of_key: of_key, _of_address: of_address, _of_all: of_all }))
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Some((number, peer)) = &self.owed {
@@ -257,15 +266,12 @@ impl News {
     /// Counts a message of so many bytes, unless too much is waiting to be taken already.
     fn admit(&self, bytes: usize) -> Result<Taken, Fault> {
         let Self { shared, peer } = self;
-        let Shared { bounds, unread_of, .. } = &**shared;
-        let crowded = || crowded("news", bounds.stall);
-        let max = bounds.unread_bytes_per_address_max;
-        let of_address = unread_of.take_room(Some(peer.site), bytes, max).ok_or_else(crowded)?;
-        let of_all = unread_of.take_room(None, bytes, bounds.unread_bytes_max);
-        let of_all = of_all.ok_or_else(crowded)?;
+        let Shared { bounds, usage, .. } = &**shared;
+        let max = [bounds.unread_bytes_per_address_max, bounds.unread_bytes_max];
+        let places = Places::take(None, &usage.unread_of, peer.site, bytes, max);
+        let places = places.ok_or_else(|| crowded("news", bounds.stall))?;
         let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        let places = Places { _of_key: None, _of_address: of_address, _of_all: of_all };
-        Ok(Taken { owed, places: Arc::new(places) })
+        Ok(Taken { owed, places })
     }
 }
 

@@ -18,7 +18,7 @@
 //! | `surroundings` | chance and tasks, which a simulation brings itself |
 //! | `simulation` | with the feature of that name, for `xlreg-sim`: serving without sockets |
 //! | `fuzzing` | with the feature of that name, for `fuzz/`: the doors without listener and TLS |
-//! | `rates`, `tally` | how often, and how much at once |
+//! | `rates`, `tally`, `usage` | how often, and how much at once; all of it for the modern door |
 //! | [`pool`] | the threads that open hellos |
 //! | `turns` | whose hello is opened next, and the bound on that work |
 //!
@@ -53,6 +53,7 @@ pub mod simulation;
 mod surroundings;
 mod tally;
 mod turns;
+mod usage;
 mod watching;
 
 pub use config::Config;

@@ -25,7 +25,7 @@ use tonic::service::Routes;
 use tower::{Service as _, ServiceExt as _};
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::registry_server::RegistryServer;
-use xlreg_core::{Fingerprint, NodeId, PublicKey, Refusal};
+use xlreg_core::{Fingerprint, PublicKey, Refusal};
 use xlreg_proto::session::Identity;
 use xlreg_store::Engine;
 use xlreg_tls::{Gathered, ServerTls};
@@ -33,14 +33,14 @@ use xlreg_tls::{Gathered, ServerTls};
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
 use crate::entrance::{Entrance, Owed, refusal};
-use crate::handshakes::{Handshake, Handshakes};
+use crate::handshakes::Handshake;
 use crate::lifetimes::Presence;
 use crate::meter::{Credit, Metered, Offence};
 use crate::notary::Notary;
-use crate::rates::Rates;
 use crate::service::Api;
 use crate::surroundings::Surroundings;
 use crate::tally::{Tally, site};
+use crate::usage::Usage;
 
 /// Bytes of a request's headers. Stock clients send some hundred.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -83,28 +83,8 @@ pub(crate) struct Shared {
     pub(crate) legacy: bool,
     /// Who is connected.
     pub(crate) presence: Presence,
-    pub(crate) handshakes: Handshakes,
-    pub(crate) handshake_rates: Rates<IpAddr>,
-    pub(crate) request_rates: Rates<Fingerprint>,
-    pub(crate) address_rates: Rates<IpAddr>,
-    /// Both doors' together.
-    pub(crate) registration_rates: Arc<Rates<IpAddr>>,
-    /// Rotations, by the first ID of whoever rotates: that stays, whatever becomes of its keys.
-    pub(crate) rotation_rates: Rates<NodeId>,
-    /// Requests whose answers have not been taken yet, of each key.
-    pub(crate) requests: Tally<Fingerprint>,
-    /// The same of each address, and in all.
-    pub(crate) requests_of: Tally<Option<IpAddr>>,
-    /// Streams that follow a cluster, of each key.
-    pub(crate) watches: Tally<Fingerprint>,
-    /// The same of each address, and in all.
-    pub(crate) watches_of: Tally<Option<IpAddr>>,
-    /// Bytes of news that watchers have not taken in yet, of each address and in all.
-    pub(crate) unread_of: Tally<Option<IpAddr>>,
-    /// Streams of health checks and reflection, of each key.
-    pub(crate) endless: Tally<Fingerprint>,
-    /// The same of each address, and in all.
-    pub(crate) endless_of: Tally<Option<IpAddr>>,
+    /// How much clients have, and how fast they may have more.
+    pub(crate) usage: Usage,
     pub(crate) stop: CancellationToken,
     pub(crate) around: Surroundings,
     #[cfg(feature = "simulation")]
@@ -444,11 +424,11 @@ impl<S> Shaken<Metered<S>> {
 impl Shared {
     /// Takes the place of a handshake.
     fn begin_handshake(&self, site: IpAddr) -> Result<Handshake, Over> {
-        let Self { bounds, handshakes, handshake_rates, .. } = self;
+        let Self { bounds, usage, .. } = self;
         let (max, of_address) = (bounds.handshakes_max, bounds.handshakes_per_address_max);
-        let handshake = handshakes.begin(site, max, of_address).map_err(Over::Crowded)?;
+        let handshake = usage.handshakes.begin(site, max, of_address).map_err(Over::Crowded)?;
         let fast = |_| Over::Crowded("too many handshakes of its address in too short a time");
-        handshake_rates.check(&site).map_err(fast)?;
+        usage.handshake_rates.check(&site).map_err(fast)?;
         Ok(handshake)
     }
 }

@@ -22,14 +22,13 @@ use xlreg_tls::{ServerTls, TlsError};
 use crate::config::Config;
 use crate::connection::{Closed, Connection, Shared, Story};
 use crate::door::{Door, Rewound};
-use crate::handshakes::Handshakes;
 use crate::lifetimes::{self, Presence};
 use crate::modern::{self, Front, Over, Peer};
 use crate::notary::Notary;
 use crate::pool::Pool;
-use crate::rates::Rates;
 use crate::surroundings::Surroundings;
 use crate::tally::{Tally, site};
+use crate::usage::Usage;
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
 /// descriptors. Sessions under way go on and free some.
@@ -221,7 +220,8 @@ pub(crate) fn doors(
     let clock = engine.clock().clone();
     let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
     let stop = CancellationToken::new();
-    let registration_rates = Arc::new(Rates::new(config.modern.registrations));
+    let usage = Usage::new(&config.modern);
+    let registration_rates = Arc::clone(&usage.registration_rates);
     let front = Front::new(modern::Shared {
         engine: Arc::clone(&engine),
         identity: Arc::clone(&identity),
@@ -231,19 +231,7 @@ pub(crate) fn doors(
         access: config.access.clone(),
         legacy: config.access.legacy.unwrap_or(listen.is_loopback()),
         presence: Presence::new(engine.clock().clone()),
-        handshakes: Handshakes::default(),
-        handshake_rates: Rates::new(config.modern.handshakes),
-        request_rates: Rates::new(config.modern.requests),
-        address_rates: Rates::new(config.modern.address_requests),
-        registration_rates: Arc::clone(&registration_rates),
-        rotation_rates: Rates::slow(config.modern.rotations),
-        requests: Tally::default(),
-        requests_of: Tally::default(),
-        watches: Tally::default(),
-        watches_of: Tally::default(),
-        unread_of: Tally::default(),
-        endless: Tally::default(),
-        endless_of: Tally::default(),
+        usage,
         stop: stop.clone(),
         around: Surroundings::default(),
         #[cfg(feature = "simulation")]

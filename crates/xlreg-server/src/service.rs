@@ -2,7 +2,6 @@
 //!
 //! Nothing is decided here but who asks: the key that the handshake proved.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +32,6 @@ use crate::config::Listed;
 use crate::entrance::{Places, limited};
 use crate::modern::{Peer, Shared};
 use crate::notary::NotaryError;
-use crate::rates::{Rate, Rates};
 use crate::watching;
 
 /// Clusters in a page, unless the caller asks for fewer or more, and at most.
@@ -47,15 +45,10 @@ const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Calls whose refusals the operator is told of: who comes in, and as whom.
 const TOLD: [&str; 3] = ["CreateCluster", "JoinCluster", "RotateKeys"];
 
-/// Refusals that the operator is told of, for one address. The rest is for `debug`, or whoever is
-/// refused could fill the log as fast as he may ask.
-const REFUSALS: Rate = Rate { per_second: 1, burst: 50 };
-
 /// The service; one for all connections.
 #[derive(Clone)]
 pub(crate) struct Api {
     shared: Arc<Shared>,
-    refusals: Arc<Rates<IpAddr>>,
 }
 
 /// Who asks, and what the registry knows of it.
@@ -91,7 +84,7 @@ impl Caller {
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, refusals: Arc::new(Rates::new(REFUSALS)) }
+        Self { shared }
     }
 
     /// Does what `call` asks, and answers it.
@@ -118,7 +111,7 @@ impl Api {
         let (key, address, reason) = (peer.print(), peer.address, fault.name());
         let field = fault.metadata.get("field");
         let refused = TOLD.contains(&call) && fault.code() != Code::Unavailable;
-        if refused && self.refusals.check(&peer.site).is_ok() {
+        if refused && self.shared.usage.refusal_rates.check(&peer.site).is_ok() {
             info!(call, reason, field, %key, peer = %address, "refused");
         } else {
             debug!(call, reason, field, %key, peer = %address, "refused");
@@ -206,7 +199,7 @@ impl Api {
 
     /// Counts a registration, or what takes as much room for ever.
     fn check_registrations(&self, caller: &Caller) -> Result<(), Fault> {
-        let checked = self.shared.registration_rates.check(&caller.peer.site);
+        let checked = self.shared.usage.registration_rates.check(&caller.peer.site);
         checked.map_err(|wait| limited("registrations", wait))
     }
 
@@ -303,7 +296,11 @@ impl Api {
         if let Some(key) = &new_comms {
             self.check_comms(&sig, key, &request.comms_proof)?;
         }
-        self.shared.rotation_rates.check(&first).map_err(|wait| limited("rotations", wait))?;
+        self.shared
+            .usage
+            .rotation_rates
+            .check(&first)
+            .map_err(|wait| limited("rotations", wait))?;
         self.check_registrations(&caller)?;
         let command = Command::Rotate { old: caller.key, sig_key: new_sig, comms_key: new_comms };
         let Outcome::Rotated { ids, sig_key } = self.apply_and_tether(&caller, command).await?
@@ -482,6 +479,7 @@ impl Api {
         let max = self.shared.bounds.watches_per_key_max;
         let place = self
             .shared
+            .usage
             .watches
             .take(caller.key, max)
             .ok_or(xlreg_core::Refusal::Quota { what: "clusters that it watches", max })?;

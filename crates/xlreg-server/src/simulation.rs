@@ -24,15 +24,13 @@ use xlreg_tls::ServerTls;
 
 use crate::config::{Access, Connections, Modern};
 use crate::connection::{self, Connection};
-use crate::handshakes::Handshakes;
 use crate::lifetimes::{self, Presence, Present};
 use crate::modern::{self, Peer};
 use crate::notary::Notary;
 use crate::pool::Pool;
-use crate::rates::Rates;
 use crate::service::Api;
 use crate::surroundings::Surroundings;
-use crate::tally::Tally;
+use crate::usage::Usage;
 
 /// Fills bytes at random.
 pub type Fill = Arc<dyn Fn(&mut [u8]) + Send + Sync>;
@@ -78,7 +76,7 @@ impl Site {
         let Parts { engine, identity, tls, key, connections, modern, fill, spawn, flaw } = parts;
         let stop = CancellationToken::new();
         let around = Surroundings::new(fill, spawn);
-        let registration_rates = Arc::new(Rates::new(modern.registrations));
+        let usage = Usage::new(&modern);
         let old = connection::Shared {
             engine: Arc::clone(&engine),
             pool: Pool::idle(connections.unproven_hellos),
@@ -87,7 +85,7 @@ impl Site {
             bounds: connections,
             stop: stop.clone(),
             around: around.clone(),
-            registration_rates: Arc::clone(&registration_rates),
+            registration_rates: Arc::clone(&usage.registration_rates),
         };
         let modern = modern::Shared {
             presence: Presence::new(engine.clock().clone()),
@@ -98,19 +96,7 @@ impl Site {
             bounds: modern,
             access: Access::default(),
             legacy: true,
-            handshakes: Handshakes::default(),
-            handshake_rates: Rates::new(modern.handshakes),
-            address_rates: Rates::new(modern.requests),
-            request_rates: Rates::new(modern.requests),
-            registration_rates,
-            rotation_rates: Rates::slow(modern.rotations),
-            requests: Tally::default(),
-            requests_of: Tally::default(),
-            watches: Tally::default(),
-            watches_of: Tally::default(),
-            unread_of: Tally::default(),
-            endless: Tally::default(),
-            endless_of: Tally::default(),
+            usage,
             stop,
             around,
             flaw,

@@ -106,6 +106,7 @@ impl Machine {
             modern: Modern {
                 handshakes: unlimited,
                 requests: unlimited,
+                address_requests: unlimited,
                 registrations: unlimited,
                 rotations: SlowRate { per_minute: u32::MAX, burst: u32::MAX },
                 heartbeat: Duration::from_secs(4),
