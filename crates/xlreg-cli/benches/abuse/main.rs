@@ -26,6 +26,7 @@
 
 mod attack;
 mod honest;
+#[path = "../common/server.rs"]
 mod server;
 mod timing;
 
@@ -54,6 +55,9 @@ const CONNECTION_BYTES_MAX: f64 = 64.0 * 1024.0;
 
 /// Memory that comes and goes with the honest clients.
 const SPARE_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
+
+/// What garbage has logged is nobody's to read.
+const QUIET: [&str; 2] = ["--log", "error"];
 
 struct Options {
     attackers: Attackers,
@@ -117,7 +121,7 @@ fn raise_limit() {
 
 fn abuse(options: &Options) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), "");
+    let server = Server::start(dir.path(), "", &QUIET);
     let honest = Honest::new(&server.credentials);
     let mut gauges = vec![Gauge::of(&server, "quiet before", 0)];
     let quiet = honest.join_for(options.span);
@@ -171,7 +175,7 @@ struct Gauge {
 impl Gauge {
     fn of(server: &Server, when: &str, attackers: usize) -> Self {
         let (memory, descriptors) = (server.memory(), server.descriptors());
-        Self { when: when.to_owned(), attackers, memory, descriptors, rsa: server.rsa() }
+        Self { when: when.to_owned(), attackers, memory, descriptors, rsa: server.cpu("xlreg-rsa") }
     }
 
     /// Prints them, and sees to it that they have bounds.

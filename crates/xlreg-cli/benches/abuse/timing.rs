@@ -14,6 +14,7 @@ use xlreg_proto::keys::{PrivateKey, SealingKey, random};
 use xlreg_proto::message::{Claim, Request};
 use xlreg_proto::wire::XlRegMsg;
 
+use crate::QUIET;
 use crate::server::Server;
 
 /// Samples taken at once.
@@ -66,7 +67,7 @@ struct Attacker {
 /// Takes samples of each kind, and tells how far the two of each pair are apart.
 pub(crate) fn compare(samples: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), CONFIG);
+    let server = Server::start(dir.path(), CONFIG, &QUIET);
     let (sig, comms) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
     let name = "attacker".parse().unwrap();
     let claim = Claim::sign(None, name, 0, comms.public().clone(), &sig, vec![]).unwrap();

@@ -19,11 +19,13 @@
 )]
 
 mod chart;
-#[path = "../system/server.rs"]
+#[path = "../common/server.rs"]
 mod server;
 mod sessions;
 mod stored;
 mod watchers;
+#[path = "../common/watching.rs"]
+mod watching;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -48,7 +48,7 @@ impl Kind {
 pub(crate) fn sessions() -> Chart {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let registry = Registry::new(server.credentials.clone());
     let identity = runtime.block_on(Identity::generate("bench".parse().unwrap())).unwrap();
     let new = NewCluster::open("alpha".parse().unwrap(), 64, 1);

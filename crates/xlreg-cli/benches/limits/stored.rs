@@ -161,11 +161,11 @@ pub(crate) fn stored() -> Chart {
     for count in STORED {
         let dir = tempfile::tempdir().unwrap();
         let empty = {
-            drop(Server::start(dir.path()));
-            Server::start(dir.path()).memory()
+            drop(Server::generous(dir.path()));
+            Server::generous(dir.path()).memory()
         };
         let filled = fill(dir.path(), count);
-        let started = Server::start(dir.path());
+        let started = Server::generous(dir.path());
         let start = started.started_in.as_secs_f64();
         let memory = started.memory() - empty;
         drop(started);

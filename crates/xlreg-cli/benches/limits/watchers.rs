@@ -2,17 +2,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use xlreg::{ClusterKey, Identity, NewCluster, News, Registry};
 
 use crate::chart::{Chart, Curve};
 use crate::runtime;
 use crate::server::Server;
+use crate::watching;
 
 /// Watchers of one cluster, each on a connection of its own.
 const WATCHERS: [usize; 5] = [1, 10, 100, 1_000, 10_000];
@@ -30,7 +29,7 @@ pub(crate) fn watchers() -> Chart {
     let (mut all, mut limit) = (Vec::new(), Vec::new());
     for count in WATCHERS {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(dir.path());
+        let server = Server::generous(dir.path());
         let before = server.memory();
         let (memory, seconds) = runtime.block_on(one_change(&server, count));
         let each = (memory - before) / count as f64 / 1024.0;
@@ -58,21 +57,8 @@ async fn one_change(server: &Server, count: usize) -> (f64, f64) {
     let identity = Identity::generate("bench".parse().unwrap()).await.unwrap();
     let new = NewCluster::open("alpha".parse().unwrap(), 2, 1);
     let alpha = ClusterKey::Id(registry.create(&identity, &new).await.unwrap().id);
-    let room = Arc::new(Semaphore::new(32));
-    let mut connecting = JoinSet::new();
-    for _ in 0..count {
-        let (room, registry, identity) = (Arc::clone(&room), registry.clone(), identity.clone());
-        let alpha = alpha.clone();
-        connecting.spawn(async move {
-            let _permit = room.acquire_owned().await.unwrap();
-            let mut watch = registry.watch(&identity, &alpha).await.unwrap();
-            assert!(matches!(watch.next().await.unwrap(), News::Snapshot(_)));
-            watch
-        });
-    }
     let mut hearing = JoinSet::new();
-    while let Some(watch) = connecting.join_next().await {
-        let mut watch = watch.unwrap();
+    for mut watch in watching::watchers(&registry, &identity, &alpha, count).await {
         hearing
             .spawn(async move { while !matches!(watch.next().await.unwrap(), News::Change(_)) {} });
     }

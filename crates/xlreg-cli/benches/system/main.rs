@@ -12,7 +12,10 @@
 
 mod launch;
 mod modern;
+#[path = "../common/server.rs"]
 mod server;
+#[path = "../common/watching.rs"]
+mod watching;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -99,7 +102,7 @@ fn ask(stream: &mut TcpStream, channel: &mut Channel, request: &Request) -> Repl
 /// The server's CPU for a session, in RSA private operations; and sessions a second.
 fn session_cost() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let cores = thread::available_parallelism().unwrap().get();
     let (sig, comms) = (PrivateKey::generate().unwrap(), PrivateKey::generate().unwrap());
     let claim = |id| {
@@ -176,7 +179,7 @@ fn hold_all(server: &Server, prepared: Vec<Prepared>, clients: usize) -> Held {
 fn roster_spread() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let registry = Registry::new(server.credentials.clone());
     println!("making 64 identities");
     let identities: Vec<_> = (0..64)
@@ -232,7 +235,7 @@ async fn form_once(registry: &Registry, identities: &[Identity], cluster: &str) 
 /// What a connection costs that says nothing, and one that has said hello and waits.
 fn idle_connections() {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let address = server.credentials.endpoints[0].to_string();
     let before = server.memory();
     let silent: Vec<_> =
@@ -279,18 +282,18 @@ fn greet(stream: &mut TcpStream, hello: &ClientHello, packet: &[u8]) {
 fn start_up() {
     let dir = tempfile::tempdir().unwrap();
     let empty = {
-        let server = Server::start(dir.path());
+        let server = Server::generous(dir.path());
         println!(
             "first start, which makes two keys: {:.0} ms",
             server.started_in.as_secs_f64() * 1e3
         );
         drop(server);
-        let server = Server::start(dir.path());
+        let server = Server::generous(dir.path());
         println!("start with nothing stored: {:.0} ms", server.started_in.as_secs_f64() * 1e3);
         server.memory()
     };
     fill(dir.path());
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     println!(
         "start with {STORED_NODES} nodes stored: {:.0} ms; {:.0} bytes of memory a node",
         server.started_in.as_secs_f64() * 1e3,

@@ -1,6 +1,5 @@
 //! The modern door: what a session costs the server, and how fast and how many watchers hear news.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -8,6 +7,7 @@ use tokio::task::JoinSet;
 use xlreg::{ClusterKey, Identity, Name, NewCluster, News, Registry};
 
 use crate::server::{Server, rsa_private_operation};
+use crate::watching::watchers;
 
 /// Sessions that are measured, of each kind.
 const SESSIONS: usize = 1_000;
@@ -18,9 +18,6 @@ const CHANGES: usize = 300;
 
 /// Watchers of one server, all on connections of their own.
 const IDLE_WATCHERS: usize = 10_000;
-
-/// Watchers that connect at a time.
-const AT_ONCE: usize = 32;
 
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
@@ -38,7 +35,7 @@ fn cluster(text: &str) -> ClusterKey {
 pub(crate) fn sessions() {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let identity = runtime.block_on(Identity::generate(name("bench"))).unwrap();
     let shared = Registry::new(server.credentials.clone());
     let alpha = NewCluster::open(name("alpha"), 64, 1);
@@ -92,7 +89,7 @@ async fn hold(
 pub(crate) fn news() {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let registry = Registry::new(server.credentials.clone());
     let spread = runtime.block_on(async {
         let identity = Identity::generate(name("bench")).await.unwrap();
@@ -151,28 +148,14 @@ pub(crate) fn news() {
 pub(crate) fn idle_watchers() {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path());
+    let server = Server::generous(dir.path());
     let registry = Registry::new(server.credentials.clone());
     runtime.block_on(async {
         let identity = Identity::generate(name("bench")).await.unwrap();
         registry.create(&identity, &NewCluster::open(name("alpha"), 2, 1)).await.unwrap();
         let before = server.memory();
         let began = Instant::now();
-        let room = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
-        let mut connecting = JoinSet::new();
-        for _ in 0..IDLE_WATCHERS {
-            let (room, registry, identity) = (Arc::clone(&room), registry.clone(), identity.clone());
-            connecting.spawn(async move {
-                let _permit = room.acquire_owned().await.unwrap();
-                let mut watch = registry.watch(&identity, &cluster("alpha")).await.unwrap();
-                assert!(matches!(watch.next().await.unwrap(), News::Snapshot(_)));
-                watch
-            });
-        }
-        let mut watches = Vec::new();
-        while let Some(watch) = connecting.join_next().await {
-            watches.push(watch.unwrap());
-        }
+        let watches = watchers(&registry, &identity, &cluster("alpha"), IDLE_WATCHERS).await;
         let memory = server.memory();
         println!(
             "{IDLE_WATCHERS} watchers, connected in {:.1} s: {:.0} MB in all, {:.1} KiB each",

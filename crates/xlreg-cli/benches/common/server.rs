@@ -1,4 +1,5 @@
 //! The real binary, and what limits it.
+#![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -6,7 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 use xlreg::{Credentials, Dialect, Version};
 use xlreg_proto::hello::{ClientHello, Hello, Secrets};
 use xlreg_proto::keys::{PrivateKey, random};
@@ -14,21 +17,54 @@ use xlreg_proto::keys::{PrivateKey, random};
 /// RSA operations that each core does to tell how long one takes.
 const RSA_OPERATIONS: u32 = 500;
 
-/// The binary as a user runs it, stopped when dropped.
+/// A configuration under which one bench is no flood.
+const GENEROUS: &str = "
+    [limits]
+    ids-per-key-max = 1000000
+    clusters-max = 4000000
+    [connections]
+    max-per-address = 16384
+    unproven-hellos-per-second = 1000000
+    unproven-hellos-burst = 1000000
+    [modern]
+    connections-per-key-max = 16384
+    watches-per-key-max = 16384
+    handshakes-per-second = 1000000
+    handshakes-burst = 1000000
+    requests-per-second = 1000000
+    requests-burst = 1000000
+    address-requests-per-second = 1000000
+    address-requests-burst = 1000000
+    registrations-per-second = 1000000
+    registrations-burst = 1000000
+";
+
+/// The binary as a user runs it, killed when dropped.
 pub(crate) struct Server {
     child: Child,
+    /// Where its credentials are.
+    pub(crate) file: PathBuf,
     pub(crate) credentials: Credentials,
     pub(crate) started_in: Duration,
 }
 
 impl Server {
-    pub(crate) fn start(data: &Path) -> Self {
+    /// One to which a single bench is no flood.
+    pub(crate) fn generous(data: &Path) -> Self {
+        Self::start(data, GENEROUS, &[])
+    }
+
+    /// One that keeps everything in `data`, with this configuration file and these flags.
+    pub(crate) fn start(data: &Path, config: &str, flags: &[&str]) -> Self {
+        let file = data.join("bench.toml");
+        std::fs::write(&file, config).unwrap();
         let began = Instant::now();
         let mut child = Command::new(env!("CARGO_BIN_EXE_xlreg"))
             .args(["serve", "--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--config")
-            .arg(generous(data))
+            .arg(file)
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -37,8 +73,9 @@ impl Server {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         assert!(ready.contains("ready"), "{ready:?}");
         let started_in = began.elapsed();
-        let text = std::fs::read_to_string(data.join("regCred.dat")).unwrap();
-        Self { child, credentials: Credentials::parse(&text).unwrap(), started_in }
+        let file = data.join("regCred.dat");
+        let text = std::fs::read_to_string(&file).unwrap();
+        Self { child, file, credentials: Credentials::parse(&text).unwrap(), started_in }
     }
 
     /// CPU time so far, user and system, in seconds, of the threads whose names start so.
@@ -60,6 +97,16 @@ impl Server {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).unwrap();
         statm.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() * 4096.0
     }
+
+    /// Open files and connections.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    pub(crate) fn stop(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
 }
 
 impl Drop for Server {
@@ -67,33 +114,6 @@ impl Drop for Server {
         let _gone = self.child.kill();
         let _gone = self.child.wait();
     }
-}
-
-/// A configuration under which one bench is no flood.
-fn generous(data: &Path) -> PathBuf {
-    let path = data.join("generous.toml");
-    let text = "
-        [limits]
-        ids-per-key-max = 1000000
-        clusters-max = 4000000
-        [connections]
-        max-per-address = 16384
-        unproven-hellos-per-second = 1000000
-        unproven-hellos-burst = 1000000
-        [modern]
-        connections-per-key-max = 16384
-        watches-per-key-max = 16384
-        handshakes-per-second = 1000000
-        handshakes-burst = 1000000
-        requests-per-second = 1000000
-        requests-burst = 1000000
-        address-requests-per-second = 1000000
-        address-requests-burst = 1000000
-        registrations-per-second = 1000000
-        registrations-burst = 1000000
-    ";
-    std::fs::write(&path, text).unwrap();
-    path
 }
 
 /// Seconds of CPU that one RSA-2048 private operation takes, as the server does it, while all cores
