@@ -8,7 +8,9 @@ use aws_lc_rs::cipher::{
 use aws_lc_rs::iv::FixedLength;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
+use xlreg_core::{Member, NodeId, Version};
 use xlreg_proto::keys::PrivateKey;
+use xlreg_proto::session::Identity;
 use xlreg_proto::text::NodeFile;
 
 macro_rules! vector {
@@ -56,6 +58,23 @@ pub fn servers() -> &'static [Arc<PrivateKey>; 2] {
             Arc::new(PrivateKey::from_pkcs1(&der).expect("the vectors' keys are keys"))
         })
     })
+}
+
+/// What a registry with the captured servers' keys says of itself: signs with the first, and opens
+/// hellos with the second.
+#[must_use]
+pub fn identity() -> Identity {
+    let [sig, comms] = servers();
+    let entry = Arc::new(Member {
+        id: NodeId::from_bytes([250; 20]),
+        name: "xlReg".parse().expect("a name"),
+        attrs: 0,
+        comms_key: comms.public().clone(),
+        sig_key: sig.public().clone(),
+        endpoints: vec!["127.0.0.1:56789".parse().expect("an endpoint")],
+        entry_signature: None,
+    });
+    Identity { version: Version::CURRENT, entry }
 }
 
 /// The captured node.

@@ -5,9 +5,7 @@ use std::sync::{Arc, OnceLock};
 use prost::Message as _;
 use xlreg_core::cluster::NewCluster;
 use xlreg_core::registry::{Registry, View as _, decide};
-use xlreg_core::{
-    ClusterId, Command, Fingerprint, Member, NodeId, Outcome, Refusal, Time, Version,
-};
+use xlreg_core::{ClusterId, Command, Fingerprint, NodeId, Outcome, Refusal, Time, Version};
 use xlreg_proto::channel::{Channel, Dialect, MESSAGE_BYTES_MAX, Opener};
 use xlreg_proto::hello::{ClientHello, Hello, Secrets};
 use xlreg_proto::keys::{PrivateKey, SealingKey};
@@ -312,20 +310,7 @@ pub fn session(input: &[u8]) {
 
 fn identity() -> Arc<Identity> {
     static IDENTITY: OnceLock<Arc<Identity>> = OnceLock::new();
-    let new = || {
-        let [sig, comms] = known::servers();
-        let entry = Arc::new(Member {
-            id: NodeId::from_bytes([250; 20]),
-            name: "xlReg".parse().expect("a name"),
-            attrs: 0,
-            comms_key: comms.public().clone(),
-            sig_key: sig.public().clone(),
-            endpoints: vec!["127.0.0.1:56789".parse().expect("an endpoint")],
-            entry_signature: None,
-        });
-        Arc::new(Identity { version: Version::CURRENT, entry })
-    };
-    Arc::clone(IDENTITY.get_or_init(new))
+    Arc::clone(IDENTITY.get_or_init(|| Arc::new(known::identity())))
 }
 
 /// A registry that is gone with the input. There is a cluster in it, `alpha`.

@@ -22,9 +22,8 @@ use xlreg_core::limits::Limits;
 use xlreg_core::registry::{Actor, Counts, NewToken};
 use xlreg_core::{
     Admission, Cluster, ClusterId, ClusterKey, Command, Fingerprint, Member, NodeId, Outcome,
-    Policy, PublicKey, Time, TokenId, Version,
+    Policy, PublicKey, Time, TokenId,
 };
-use xlreg_proto::session::Identity;
 use xlreg_proto::text::roster::Expected;
 use xlreg_proto::text::{Credentials, MemberFile, SignedRoster};
 use xlreg_server::Keys;
@@ -178,16 +177,6 @@ impl Host {
         let clients = clients();
         let engine = Arc::new(Slate::new());
         let [sig, comms] = known::servers().clone();
-        let entry = Arc::new(Member {
-            id: NodeId::from_bytes([250; 20]),
-            name: "xlReg".parse().expect("a name"),
-            attrs: 0,
-            comms_key: comms.public().clone(),
-            sig_key: sig.public().clone(),
-            endpoints: vec!["127.0.0.1:56789".parse().expect("an endpoint")],
-            entry_signature: None,
-        });
-        let identity = Identity { version: Version::CURRENT, entry };
         // How often somebody asks is not what is tried here.
         let free = Rate { per_second: 1_000_000_000, burst: u32::MAX };
         let modern = Modern {
@@ -201,7 +190,7 @@ impl Host {
         let connections = Connections { hold: Duration::ZERO, ..Connections::default() };
         let config = Config { modern, access, connections, ..Config::default() };
         let dynamic = Arc::clone(&engine) as Arc<dyn Engine>;
-        let doors = Doors::new(dynamic, &Keys { comms, sig }, identity, &config);
+        let doors = Doors::new(dynamic, &Keys { comms, sig }, known::identity(), &config);
         Self { doors: doors.expect("doors"), engine }
     }
 
