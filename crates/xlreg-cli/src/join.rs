@@ -13,7 +13,7 @@ use xlreg::{ClusterKey, Endpoint, Identity, Name, Roster, TokenSecret, Wire};
 use xlreg_launch::{Place, Places};
 use zeroize::Zeroizing;
 
-use crate::connect::{MaybeConnect, data_dir, duration};
+use crate::connect::{MaybeConnect, duration};
 use crate::exit::{Code, Ending};
 use crate::kept::{self, Whose};
 use crate::output::{self, Output};
@@ -123,7 +123,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let token = args.token()?.or(token);
     let dir = match &args.identity {
         Some(dir) => dir.clone(),
-        None => data_dir()?.join("members").join(cluster.to_string()).join(name(args)?.as_str()),
+        None => kept::members_dir(&cluster)?.join(name(args)?.as_str()),
     };
     let whose = Whose::Anybody { identity: Some(&dir) };
     let at = At::new(invitation, &args.connect, &cluster, whose).await?.ok_or_else(unsaid)?;

@@ -85,9 +85,14 @@ fn common(cluster: &ClusterKey) -> anyhow::Result<Option<PathBuf>> {
     Ok(found.into_iter().max_by_key(|(_, _, kept, _)| *kept).map(|(.., file)| file))
 }
 
-/// Where members of a cluster are kept, and their names.
+/// Where members of a cluster are kept, each in a directory of its name.
+pub(crate) fn members_dir(cluster: &ClusterKey) -> anyhow::Result<PathBuf> {
+    Ok(data_dir()?.join("members").join(cluster.to_string()))
+}
+
+/// The same, and their names.
 fn members(cluster: &ClusterKey) -> anyhow::Result<(PathBuf, Vec<String>)> {
-    let members = data_dir()?.join("members").join(cluster.to_string());
+    let members = members_dir(cluster)?;
     let entries = std::fs::read_dir(&members).into_iter().flatten().flatten();
     let mut names: Vec<_> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

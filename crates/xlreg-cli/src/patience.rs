@@ -1,4 +1,5 @@
-//! Waiting for a registry that is not there yet: members and their registry often start together.
+//! Trying again: waiting for a registry that is not there yet, since members and their registry often
+//! start together; and the pauses of whoever else tries.
 
 use std::time::Duration;
 
@@ -11,6 +12,25 @@ use crate::output;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// The pauses between tries, each twice as long as the one before it, up to a bound.
+pub(crate) struct Pauses {
+    next: Duration,
+    max: Duration,
+}
+
+impl Pauses {
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
+        Self { next: first, max }
+    }
+
+    /// How long to wait before the next try.
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.max);
+        pause
+    }
+}
+
 /// Tries again and again for as long as the registry can't be reached, until `at_most` is over. Says so
 /// once, on stderr, when it begins to wait.
 ///
@@ -21,12 +41,13 @@ pub(crate) async fn until_reached<T>(
     mut attempt: impl AsyncFnMut() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let end = Instant::now() + at_most;
-    let mut pause = PAUSE_MIN;
+    let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
     loop {
         let error = match attempt().await {
             Err(error) if is_unreachable(&error) => error,
             done => return done,
         };
+        let pause = pauses.next();
         if Instant::now() + pause >= end {
             return Err(error);
         }
@@ -35,7 +56,6 @@ pub(crate) async fn until_reached<T>(
             output::note(&format!("{error}: trying again for up to {left}"));
         }
         sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 

@@ -22,6 +22,7 @@ use xlreg::{
 use crate::exit::{Code, Ending};
 use crate::kept;
 use crate::output::{self, Output};
+use crate::patience::Pauses;
 use crate::target::At;
 use exchange::{PROTOCOL, talk};
 use matrix::{Cell, Matrix, Row};
@@ -187,7 +188,7 @@ async fn accept(listener: Option<&mut PeerListener>) -> Option<PeerStream> {
 /// Tries to reach a member until that works or the time is up.
 async fn look_at(peers: Peers, rank: usize, id: NodeId, by: Instant) -> Found {
     let plain = peers.clone().with_protocols(&[]);
-    let mut pause = PAUSE_MIN;
+    let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
     loop {
         let began = Instant::now();
         // Other programs may know no such protocol, and object to it.
@@ -206,11 +207,11 @@ async fn look_at(peers: Peers, rank: usize, id: NodeId, by: Instant) -> Found {
             Some(Err(unreached)) => Cell::failed(unreached.endpoint.as_ref(), &unreached.why),
             None => Cell::failed(None, &"no answer until the time was up"),
         };
+        let pause = pauses.next();
         if Instant::now() + pause >= by {
             return Found { rank, cell, link: None };
         }
         sleep(pause).await;
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
