@@ -470,7 +470,8 @@ pub struct JoinToken {
 pub struct CreateTokenRequest {
     #[prost(message, optional, tag = "1")]
     pub cluster: ::core::option::Option<ClusterRef>,
-    /// How long it can be redeemed: one second to 366 days. Not set means a day.
+    /// How long it can be redeemed: one second to 366 days. Not set means a day. It ends with its
+    /// cluster at the latest.
     #[prost(message, optional, tag = "2")]
     pub ttl: ::core::option::Option<::prost_types::Duration>,
     /// How many may join with it: up to 1000. 0 means the cluster's size.

@@ -175,7 +175,7 @@ pub struct NewToken {
     pub digest: TokenDigest,
     /// What its owner calls it.
     pub label: Label,
-    /// How long it can be redeemed.
+    /// How long it can be redeemed: at most for as long as its cluster lives.
     pub ttl: Duration,
     /// How many may join with it; 0 for as many as the cluster is for.
     pub uses: u32,

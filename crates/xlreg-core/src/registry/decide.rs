@@ -366,7 +366,8 @@ impl<V: View> Rules<'_, V> {
             digest: new.digest,
             label: new.label.clone(),
             created: self.now,
-            expires: self.now.after(new.ttl),
+            // No longer than there is something to join.
+            expires: cluster.life.ends.into_iter().fold(self.now.after(new.ttl), Time::min),
             uses_max,
             uses: 0,
         });

@@ -475,6 +475,19 @@ fn a_token_that_has_expired_or_is_revoked_lets_nobody_in() {
 }
 
 #[test]
+fn no_token_outlives_its_cluster() {
+    for (ends, expires) in [(60, 60), (200, 100)] {
+        let mut bench = Bench::default();
+        let ttl = Some(Duration::from_millis(ends));
+        bench.with_life(Lifetime { ttl, ..Lifetime::default() });
+        bench.issue(OWNER, 9, 0).unwrap();
+        let alpha = bench.alpha();
+        let token = alpha.token(&TokenId::from_bytes([9; 4])).unwrap();
+        assert_eq!(token.expires, Time::from_millis(expires));
+    }
+}
+
+#[test]
 fn tokens_that_are_over_make_room_for_new_ones() {
     let mut bench = Bench::default();
     bench.with_policy(Policy::Token);
