@@ -829,6 +829,9 @@ pub mod registry_client {
         }
         /// Binds an ID and a comms key to the caller's sig key. The same request again changes nothing.
         ///
+        /// A client need not wait for the answer: whatever it asks after this on the same connection waits
+        /// here until this is answered. So Register and JoinCluster take one round trip.
+        ///
         /// Errors: ID_IN_USE, COMMS_KEY_DIFFERS, BAD_PROOF, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn register(
             &mut self,
@@ -1308,6 +1311,9 @@ pub mod registry_server {
             tonic::Status,
         >;
         /// Binds an ID and a comms key to the caller's sig key. The same request again changes nothing.
+        ///
+        /// A client need not wait for the answer: whatever it asks after this on the same connection waits
+        /// here until this is answered. So Register and JoinCluster take one round trip.
         ///
         /// Errors: ID_IN_USE, COMMS_KEY_DIFFERS, BAD_PROOF, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn register(

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body as HttpBody, Buf, Bytes, Frame, Incoming, SizeHint};
+use hyper::service::Service;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::Status;
 use tonic::body::Body;
-use tower::Service;
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::ErrorReason;
 use xlreg_core::Fingerprint;
@@ -44,6 +44,8 @@ const ENDLESS_MAX: usize = 1024;
 enum Call {
     /// One whose answer is there in a moment, and must be taken.
     Plain,
+    /// Such a one, after which the caller's key is known: its later calls wait for that.
+    Register,
     /// One that follows a cluster.
     Watch,
     /// One that goes on without an end of its own.
@@ -54,16 +56,21 @@ impl Call {
     fn of(path: &str) -> Self {
         match path {
             "/xlreg.v2.Registry/WatchCluster" => Self::Watch,
+            "/xlreg.v2.Registry/Register" => Self::Register,
             "/grpc.health.v1.Health/Watch"
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Endless,
             _ => Self::Plain,
         }
     }
+
+    /// Whether it may go on for long.
+    fn goes_on(self) -> bool {
+        matches!(self, Self::Watch | Self::Endless)
+    }
 }
 
 /// Where the requests of one connection come in: each is counted, and told whose it is.
-#[derive(Clone)]
 pub(crate) struct Entrance {
     pub(crate) front: Front,
     pub(crate) peer: Arc<Peer>,
@@ -76,11 +83,8 @@ impl Service<Request<Incoming>> for Entrance {
     type Error = Infallible;
     type Future = Answering;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Incoming>) -> Answering {
+    /// Called in the order in which the requests came, and by the task that has read them.
+    fn call(&self, request: Request<Incoming>) -> Answering {
         let Self { front, peer } = self;
         peer.touch();
         let call = Call::of(request.uri().path());
@@ -94,13 +98,22 @@ impl Service<Request<Incoming>> for Entrance {
             credit.earn(REQUEST_EARNS);
         }
         // What may go on for long ends with the server.
-        let stop = (call != Call::Plain).then(|| front.shared.stop.clone());
+        let stop = call.goes_on().then(|| front.shared.stop.clone());
         let endless = stop.clone().filter(|_| call == Call::Endless);
         let until = endless.as_ref().map(Until::from);
         let mut request = request.map(|body| Asked { body, credit: credit.clone(), until });
         request.extensions_mut().insert(Arc::clone(peer));
         request.extensions_mut().insert(Arc::clone(&taken.places));
+        let (before, registering) = peer.registrations.pass(call == Call::Register);
         let answering = front.answer(request);
+        let answering = async move {
+            if let Some(before) = before {
+                before.cancelled().await;
+            }
+            let answer = answering.await;
+            drop(registering);
+            answer
+        };
         let following = peer.following.clone();
         let news = (call == Call::Watch)
             .then(|| News { shared: Arc::clone(&front.shared), peer: Arc::clone(peer) });
@@ -136,7 +149,7 @@ impl Shared {
         usage.request_rates.check(&peer.print()).map_err(fast)?;
         usage.address_rates.check(&peer.site).map_err(fast)?;
         let (what, places) = match call {
-            Call::Plain => {
+            Call::Plain | Call::Register => {
                 let of_key = usage.requests.take(peer.print(), bounds.requests_per_key_max);
                 let max = [bounds.requests_per_address_max, bounds.requests_max];
                 let places = |key| Places::take(Some(key), &usage.requests_of, peer.site, 1, max);
@@ -155,7 +168,7 @@ impl Shared {
             }
         };
         let places = places.ok_or_else(|| crowded(what, bounds.stall))?;
-        let owed = (call == Call::Plain).then(|| (peer.owed.begin(), Arc::clone(peer)));
+        let owed = (!call.goes_on()).then(|| (peer.owed.begin(), Arc::clone(peer)));
         Ok(Taken { owed, places })
     }
 }
@@ -180,6 +193,27 @@ fn stopping() -> Fault {
 /// An answer that says no.
 pub(crate) fn refusal(fault: Fault) -> Response<Answer> {
     Status::from(fault).into_http()
+}
+
+/// The registrations of one connection. A client need not wait for the answer before it asks for more:
+/// each call waits here for the registration before it.
+#[derive(Debug, Default)]
+pub(crate) struct Registrations(Mutex<Option<CancellationToken>>);
+
+impl Registrations {
+    /// What a call waits for that has come just now, and, if it registers, what lets those after it
+    /// go on.
+    fn pass(&self, registers: bool) -> (Option<CancellationToken>, Option<DropGuard>) {
+        // Nothing under this lock panics.
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = latest.clone().filter(|before| !before.is_cancelled());
+        if !registers {
+            return (before, None);
+        }
+        let done = CancellationToken::new();
+        *latest = Some(done.clone());
+        (before, Some(done.drop_guard()))
+    }
 }
 
 /// Answers of one connection that have not been taken, and since when.

@@ -12,7 +12,6 @@ use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -32,7 +31,7 @@ use xlreg_tls::{Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
-use crate::entrance::{Entrance, Owed, refusal};
+use crate::entrance::{Entrance, Owed, Registrations, refusal};
 use crate::handshakes::Handshake;
 use crate::lifetimes::Presence;
 use crate::meter::{Credit, Metered, Offence};
@@ -120,6 +119,8 @@ pub(crate) struct Peer {
     pub(crate) following: Tally<()>,
     /// Answers that have not been taken yet.
     pub(crate) owed: Owed,
+    /// Its registrations that are under way.
+    pub(crate) registrations: Registrations,
     /// When the last request came, in milliseconds since the connection was made.
     used: AtomicU64,
     began: Instant,
@@ -135,6 +136,7 @@ impl Peer {
             credit,
             following: Tally::default(),
             owed: Owed::default(),
+            registrations: Registrations::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
         }
@@ -346,8 +348,7 @@ impl Front {
         let Shaken { stream, peer, handshake } = *shaken;
         drop(handshake);
         let Shared { bounds, stop, .. } = &*self.shared;
-        let service =
-            TowerToHyperService::new(Entrance { front: self.clone(), peer: Arc::clone(&peer) });
+        let service = Entrance { front: self.clone(), peer: Arc::clone(&peer) };
         let connection = http2(bounds).serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
         let answer_time = bounds.request + bounds.stall;

@@ -16,7 +16,7 @@ use crate::identity::Identity;
 use crate::lookup::absurd;
 use crate::modern::{Client, Line};
 use crate::pause::Pause;
-use crate::registry::{Registry, malformed};
+use crate::registry::{Registry, malformed, register};
 use crate::roster::Roster;
 use crate::signing::cluster_id;
 
@@ -153,25 +153,38 @@ impl Follower {
         endpoints: Vec<Endpoint>,
         token: Option<TokenSecret>,
     ) -> Result<Self, Error> {
-        let line = registry.line(&identity).await?;
-        let find_and_sign = async {
-            let cluster = match cluster {
-                Some(id) => id,
-                None => cluster_id(&line, &key, "JoinCluster").await?,
-            };
-            // A node that brings its ID is known by that: it need not wait to sign.
-            let Some(id) = identity.id() else { return Ok((cluster, None)) };
-            let entry = registry.signed_entry(&identity, id, &cluster, &endpoints).await?;
-            Ok::<_, Error>((cluster, Some(entry)))
+        let cluster = cluster.or(match key {
+            ClusterKey::Id(id) => Some(id),
+            ClusterKey::Name(_) => None,
+        });
+        // A node that brings its ID is known by that: it need not wait for an answer to sign.
+        let sign = async |cluster: Option<ClusterId>| {
+            let (Some(id), Some(cluster)) = (identity.id(), cluster) else { return Ok(None) };
+            registry.signed_entry(&identity, id, &cluster, &endpoints).await.map(Some)
         };
-        let registering = registry.register_on(&line, &identity);
-        let (id, (cluster, signed)) = try_join!(registering, find_and_sign)?;
-        let entry = match signed {
-            Some(entry) => entry,
-            None => registry.signed_entry(&identity, id, &cluster, &endpoints).await?,
+        let (line, registration, signed) =
+            try_join!(registry.line(&identity), registry.registration(&identity), sign(cluster))?;
+        let cluster = match cluster {
+            Some(id) => id,
+            None => cluster_id(&line, &key, "JoinCluster").await?,
+        };
+        let signed = match signed {
+            Some(entry) => Some(entry),
+            None => sign(Some(cluster)).await?,
+        };
+        let registering = register(&line, &identity, registration);
+        let (id, known) = match signed {
+            // Polled, and so asked, in this order.
+            Some(entry) => {
+                try_join!(biased; registering, join(&line, &cluster, entry, token.as_ref()))?
+            }
+            None => {
+                let id = registering.await?;
+                let entry = registry.signed_entry(&identity, id, &cluster, &endpoints).await?;
+                (id, join(&line, &cluster, entry, token.as_ref()).await?)
+            }
         };
         let joining = Joining { endpoints, token, id };
-        let known = join(&line, &cluster, entry, joining.token.as_ref()).await?;
         Ok(Self::new(registry, identity, key, Some(joining), line, known))
     }
 

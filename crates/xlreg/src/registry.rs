@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
+use tokio::try_join;
 use tonic::{Request as Call, Response as Answer, Status};
 use xlreg_api::fault::Fault;
 use xlreg_api::{TokenSecret, convert, proof, v2};
@@ -206,11 +207,12 @@ impl Registry {
 
     async fn create_modern(&self, identity: &Identity, new: &NewCluster) -> Result<Cluster, Error> {
         const NAME: &str = "CreateCluster";
-        let line = self.line(identity).await?;
-        self.register_on(&line, identity).await?;
+        let (line, registration) = try_join!(self.line(identity), self.registration(identity))?;
         let call = async |mut client: Client, request| client.create_cluster(request).await;
-        let answer = line.ask(NAME, call, convert::to_create(new)).await;
-        let answer = answer.map_err(|error| match error {
+        let creating = line.ask(NAME, call, convert::to_create(new));
+        // Polled, and so asked, in this order.
+        let answers = try_join!(biased; register(&line, identity, registration), creating);
+        let (_, answer) = answers.map_err(|error| match error {
             Error::Refused {
                 reason: Reason::Known(Refusal::ClusterDiffers { size, endpoint_count }),
                 ..
@@ -387,24 +389,43 @@ impl Registry {
         line: &Line,
         identity: &Identity,
     ) -> Result<NodeId, Error> {
-        const NAME: &str = "Register";
+        let registration = self.registration(identity).await?;
+        register(line, identity, registration).await
+    }
+
+    /// What registers `identity`; signing it is what takes the RSA operation.
+    pub(crate) async fn registration(
+        &self,
+        identity: &Identity,
+    ) -> Result<v2::RegisterRequest, Error> {
         let (sig, comms) = (identity.sig_key().fingerprint(), identity.comms_key());
         let registry = self.credentials.sig_key.fingerprint();
         let statement = proof::comms_statement(&registry, &sig, &comms.fingerprint());
-        let request = v2::RegisterRequest {
+        Ok(v2::RegisterRequest {
             id: identity.id().map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
             comms_key: comms.der().to_vec(),
             comms_proof: identity.sign_by_comms(statement).await?,
-        };
-        let call = async |mut client: Client, request| client.register(request).await;
-        let answer = line.ask(NAME, call, request).await?;
-        let node = answer.node.ok_or_else(|| absurd(NAME, "there is no node in it"))?;
-        let id: NodeId = convert::bytes("node.id", &node.id).map_err(|at| malformed(NAME, &at))?;
-        if identity.id().is_some_and(|own| own != id) || node.sig_key_sha256 != sig.as_bytes() {
-            return Err(absurd(NAME, "it is about another node"));
-        }
-        Ok(id)
+        })
     }
+}
+
+/// Has a registry register `identity`. **What is asked on the same line after it need not wait**: the
+/// registry answers that when it has registered.
+pub(crate) async fn register(
+    line: &Line,
+    identity: &Identity,
+    registration: v2::RegisterRequest,
+) -> Result<NodeId, Error> {
+    const NAME: &str = "Register";
+    let call = async |mut client: Client, request| client.register(request).await;
+    let answer = line.ask(NAME, call, registration).await?;
+    let node = answer.node.ok_or_else(|| absurd(NAME, "there is no node in it"))?;
+    let id: NodeId = convert::bytes("node.id", &node.id).map_err(|at| malformed(NAME, &at))?;
+    let sig = identity.sig_key().fingerprint();
+    if identity.id().is_some_and(|own| own != id) || node.sig_key_sha256 != sig.as_bytes() {
+        return Err(absurd(NAME, "it is about another node"));
+    }
+    Ok(id)
 }
 
 /// That an answer has a field that can't be read.

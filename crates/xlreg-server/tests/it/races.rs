@@ -1,14 +1,19 @@
 //! Both doors lead to one registry, however many come through them at once.
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
+use xlreg_api::v2;
 use xlreg_api::v2::ErrorReason;
 use xlreg_core::Seat;
+use xlreg_core::limits::Limits;
 use xlreg_proto::channel::Dialect;
 use xlreg_proto::message::Reply;
+use xlreg_store::LocalEngine;
 
-use crate::caller::{Asked, Caller, refused};
+use crate::caller::{Asked, Caller, asked, defined, joining, refused};
 use crate::support::{
-    Client, Running, claim, create, get, join, key, member, names, patient, sig_key,
+    Client, REGISTRY, Running, claim, create, get, join, key, member, names, patient, sig_key,
 };
 
 /// Modern clients share a few keys, since keys take their time; their IDs and names differ.
@@ -70,6 +75,32 @@ async fn of_sixty_four_who_race_for_three_places_through_both_doors_three_win() 
     let mut roster = modern;
     roster.sort_unstable();
     assert_eq!((roster.len(), roster), (3, winners));
+}
+
+/// On a store that takes its time, so that a call that did not wait would be answered before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_comes_after_a_registration_on_its_connection_waits_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = LocalEngine::open(dir.path(), REGISTRY, Limits::default()).unwrap();
+    let server = Running::start(Arc::new(engine), patient()).await;
+    for number in 0..KEYS {
+        let mut caller = Caller::connect(server.address, number).await;
+        let (mut second, mut third) = (caller.grpc.clone(), caller.grpc.clone());
+        let (id, name) = ([number as u8 + 1; 20], format!("alpha{number}"));
+        let (registered, created, joined) = tokio::join!(
+            biased;
+            caller.register(&id),
+            asked(second.create_cluster(defined(&name, 2))),
+            // Refused for want of the cluster, not of a registration.
+            asked(third.join_cluster(v2::JoinClusterRequest {
+                node_id: id.to_vec(),
+                ..joining("beta", "a")
+            })),
+        );
+        assert_eq!((registered.unwrap().id, created.unwrap().created), (id.to_vec(), true));
+        refused(joined, ErrorReason::ClusterNotFound);
+    }
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
