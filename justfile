@@ -62,7 +62,7 @@ linearize HISTORIES="5000" FIRST="0":
 
 # Forms a cluster of three and shows what its members know.
 demo:
-    cargo run --release -- run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE; cat $XLREG_ROSTER'
+    cargo run --release -- run -n 3 -- echo 'I am {name}, rank {rank} of {size}, on {endpoint}, with {peers ,\s {name} on {endpoint}}'
 
 # Writes the code of the .proto files anew.
 codegen:
