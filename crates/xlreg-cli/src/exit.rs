@@ -119,7 +119,10 @@ fn hint(error: &Error) -> Option<&'static str> {
             "an original server ends when asked for a cluster that it doesn't know: start it \
              again, and create the cluster first",
         ),
-        Error::NoAnswer { .. } => Some("look at the registry's log, or allow more with --timeout"),
+        Error::NoAnswer { .. } => Some(
+            "look at the registry's log; a command that waits for others can be allowed more with \
+             --timeout",
+        ),
         Error::Incomplete(_) => Some(
             "those who joined keep their places: start the missing ones and run this again, or \
              allow more with --timeout",
