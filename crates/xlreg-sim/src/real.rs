@@ -75,7 +75,13 @@ impl Site {
         let comms_key = comms.public().clone();
         let identity = xlreg_node::Identity::from_keys(name("registry")?, comms, sig);
         let home = Home::ephemeral(dir, identity).map_err(text)?;
-        let engine = LocalEngine::open(dir, home.id(), Limits::default()).map_err(text)?;
+        // A few keys make all clusters there are, and leave none.
+        let limits = Limits {
+            clusters_per_key_max: usize::MAX,
+            memberships_per_key_max: usize::MAX,
+            ..Limits::default()
+        };
+        let engine = LocalEngine::open(dir, home.id(), limits).map_err(text)?;
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(text)?;
         let plenty = Rate { per_second: 1_000_000, burst: 1_000_000 };
         let modern = Modern {
