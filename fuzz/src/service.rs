@@ -182,6 +182,7 @@ impl Host {
         let modern = Modern {
             handshakes: free,
             requests: free,
+            address_requests: free,
             registrations: free,
             rotations: SlowRate { per_minute: 1_000_000_000, burst: u32::MAX },
             ..Modern::default()
