@@ -829,8 +829,10 @@ pub mod registry_client {
         }
         /// Binds an ID and a comms key to the caller's sig key. The same request again changes nothing.
         ///
-        /// A client need not wait for the answer: whatever it asks after this on the same connection waits
-        /// here until this is answered. So Register and JoinCluster take one round trip.
+        /// A client need not wait for the answer: calls whose streams it opens after this one's on the
+        /// same connection wait here until this is answered, so that Register and JoinCluster take one
+        /// round trip. They go on also if it is refused. A client library that opens streams in another
+        /// order than it is called, or several connections, has to wait itself.
         ///
         /// Errors: ID_IN_USE, COMMS_KEY_DIFFERS, BAD_PROOF, QUOTA_EXCEEDED, REGISTRY_FULL.
         pub async fn register(
@@ -1312,8 +1314,10 @@ pub mod registry_server {
         >;
         /// Binds an ID and a comms key to the caller's sig key. The same request again changes nothing.
         ///
-        /// A client need not wait for the answer: whatever it asks after this on the same connection waits
-        /// here until this is answered. So Register and JoinCluster take one round trip.
+        /// A client need not wait for the answer: calls whose streams it opens after this one's on the
+        /// same connection wait here until this is answered, so that Register and JoinCluster take one
+        /// round trip. They go on also if it is refused. A client library that opens streams in another
+        /// order than it is called, or several connections, has to wait itself.
         ///
         /// Errors: ID_IN_USE, COMMS_KEY_DIFFERS, BAD_PROOF, QUOTA_EXCEEDED, REGISTRY_FULL.
         async fn register(

@@ -107,8 +107,8 @@ impl Service<Request<Incoming>> for Entrance {
         let (before, registering) = peer.registrations.pass(call == Call::Register);
         let answering = front.answer(request);
         let answering = async move {
-            if let Some(before) = before {
-                before.cancelled().await;
+            for registration in before {
+                registration.cancelled().await;
             }
             let answer = answering.await;
             drop(registering);
@@ -195,24 +195,22 @@ pub(crate) fn refusal(fault: Fault) -> Response<Answer> {
     Status::from(fault).into_http()
 }
 
-/// The registrations of one connection. A client need not wait for the answer before it asks for more:
-/// each call waits here for the registration before it.
+/// The registrations of one connection that are under way. A client need not wait for the answer before
+/// it asks for more: each call waits here for the registrations before it.
 #[derive(Debug, Default)]
-pub(crate) struct Registrations(Mutex<Option<CancellationToken>>);
+pub(crate) struct Registrations(Mutex<Vec<CancellationToken>>);
 
 impl Registrations {
     /// What a call waits for that has come just now, and, if it registers, what lets those after it
     /// go on.
-    fn pass(&self, registers: bool) -> (Option<CancellationToken>, Option<DropGuard>) {
+    fn pass(&self, registers: bool) -> (Vec<CancellationToken>, Option<DropGuard>) {
         // Nothing under this lock panics.
-        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = latest.clone().filter(|before| !before.is_cancelled());
-        if !registers {
-            return (before, None);
-        }
-        let done = CancellationToken::new();
-        *latest = Some(done.clone());
-        (before, Some(done.drop_guard()))
+        let mut under_way = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        under_way.retain(|registration| !registration.is_cancelled());
+        let before = under_way.clone();
+        let done = registers.then(CancellationToken::new);
+        under_way.extend(done.clone());
+        (before, done.map(CancellationToken::drop_guard))
     }
 }
 
@@ -439,5 +437,30 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_waits_for_all_registrations_before_it_and_for_none_after() {
+        let registrations = Registrations::default();
+        let waits = |before: &[CancellationToken]| before.iter().any(|one| !one.is_cancelled());
+        let (before, none) = registrations.pass(false);
+        assert!(!waits(&before) && none.is_none());
+        let (_, first) = registrations.pass(true);
+        let (between, _) = registrations.pass(false);
+        let (second_before, second) = registrations.pass(true);
+        let (last, _) = registrations.pass(false);
+        assert!(waits(&between) && waits(&second_before) && waits(&last));
+        // It was given up while it waited itself.
+        drop(second);
+        let (later, _) = registrations.pass(false);
+        assert!(waits(&last) && waits(&later));
+        drop(first);
+        assert!(!waits(&between) && !waits(&second_before) && !waits(&last) && !waits(&later));
+        assert!(registrations.pass(false).0.is_empty());
     }
 }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio::try_join;
+use tokio::{join, try_join};
 use tonic::Streaming;
 use tracing::debug;
 use xlreg_api::{TokenSecret, convert, v2};
@@ -157,32 +158,39 @@ impl Follower {
             ClusterKey::Id(id) => Some(id),
             ClusterKey::Name(_) => None,
         });
+        let sign =
+            async |id, cluster| registry.signed_entry(&identity, id, &cluster, &endpoints).await;
         // A node that brings its ID is known by that: it need not wait for an answer to sign.
-        let sign = async |cluster: Option<ClusterId>| {
+        let sign_at_once = async {
             let (Some(id), Some(cluster)) = (identity.id(), cluster) else { return Ok(None) };
-            registry.signed_entry(&identity, id, &cluster, &endpoints).await.map(Some)
+            sign(id, cluster).await.map(Some)
         };
         let (line, registration, signed) =
-            try_join!(registry.line(&identity), registry.registration(&identity), sign(cluster))?;
-        let cluster = match cluster {
-            Some(id) => id,
-            None => cluster_id(&line, &key, "JoinCluster").await?,
-        };
-        let signed = match signed {
-            Some(entry) => Some(entry),
-            None => sign(Some(cluster)).await?,
+            try_join!(registry.line(&identity), registry.registration(&identity), sign_at_once)?;
+        let find = async {
+            match cluster {
+                Some(id) => Ok(id),
+                None => cluster_id(&line, &key, "JoinCluster").await,
+            }
         };
         let registering = register(&line, &identity, registration);
-        let (id, known) = match signed {
-            // Polled, and so asked, in this order.
-            Some(entry) => {
-                try_join!(biased; registering, join(&line, &cluster, entry, token.as_ref()))?
-            }
-            None => {
-                let id = registering.await?;
-                let entry = registry.signed_entry(&identity, id, &cluster, &endpoints).await?;
-                (id, join(&line, &cluster, entry, token.as_ref()).await?)
-            }
+        let (id, known) = if let Some(id) = identity.id() {
+            let joining = async {
+                let cluster = find.await?;
+                let entry = match signed {
+                    Some(entry) => entry,
+                    None => sign(id, cluster).await?,
+                };
+                // The registration is to be asked for first.
+                yield_now().await;
+                join(&line, &cluster, entry, token.as_ref()).await
+            };
+            let (joined, registered) = join!(biased; joining, registering);
+            (registered?, joined?)
+        } else {
+            let (cluster, id) = try_join!(biased; find, registering)?;
+            let entry = sign(id, cluster).await?;
+            (id, join(&line, &cluster, entry, token.as_ref()).await?)
         };
         let joining = Joining { endpoints, token, id };
         Ok(Self::new(registry, identity, key, Some(joining), line, known))

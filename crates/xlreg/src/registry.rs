@@ -209,10 +209,9 @@ impl Registry {
         const NAME: &str = "CreateCluster";
         let (line, registration) = try_join!(self.line(identity), self.registration(identity))?;
         let call = async |mut client: Client, request| client.create_cluster(request).await;
-        let creating = line.ask(NAME, call, convert::to_create(new));
-        // Polled, and so asked, in this order.
-        let answers = try_join!(biased; register(&line, identity, registration), creating);
-        let (_, answer) = answers.map_err(|error| match error {
+        register(&line, identity, registration).await?;
+        let answer = line.ask(NAME, call, convert::to_create(new)).await;
+        let answer = answer.map_err(|error| match error {
             Error::Refused {
                 reason: Reason::Known(Refusal::ClusterDiffers { size, endpoint_count }),
                 ..

@@ -100,6 +100,16 @@ async fn what_comes_after_a_registration_on_its_connection_waits_for_it() {
         assert_eq!((registered.unwrap().id, created.unwrap().created), (id.to_vec(), true));
         refused(joined, ErrorReason::ClusterNotFound);
     }
+    // A registration that is refused lets them go on, too.
+    let mut caller = Caller::connect(server.address, KEYS).await;
+    let mut second = caller.grpc.clone();
+    let (registered, created) = tokio::join!(
+        biased;
+        caller.register(&[1; 20]),
+        asked(second.create_cluster(defined("beta", 2))),
+    );
+    refused(registered, ErrorReason::IdInUse);
+    refused(created, ErrorReason::NotRegistered);
     server.stop().await;
 }
 
