@@ -61,7 +61,8 @@ mod watch;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::exit::Code;
 use crate::run::control::Wanted;
@@ -126,7 +127,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return usage::report(error).into(),
     };
@@ -155,6 +156,21 @@ fn main() -> ExitCode {
         Ok(code) => code.into(),
         Err(error) => exit::report(&error).into(),
     }
+}
+
+/// Reads the command line. A variable that is set to nothing counts as one that is not set.
+fn parse() -> Result<Cli, clap::Error> {
+    let command = || without_empty_variables(Cli::command());
+    let matches = command().try_get_matches()?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command()))
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty =
+        |arg: &Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Runs an async command to its end, or until Ctrl-C ends it.

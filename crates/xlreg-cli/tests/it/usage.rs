@@ -5,6 +5,36 @@ use std::process::{Command, Stdio};
 use crate::support::{Running, World};
 use crate::terminal::Terminal;
 
+/// As scripts set them that pass on what they have not been given.
+#[test]
+fn a_variable_that_is_set_to_nothing_counts_as_not_set() {
+    let world = World::new();
+    let cases: [(&[&str], i32, &str); 4] = [
+        (&["cluster", "list"], 2, "--registry <CRED>"),
+        (
+            &["cluster", "wait", "a", "--registry", "none"],
+            1,
+            "reading the registry's credentials none",
+        ),
+        (&["id", "show"], 2, "<DIR>"),
+        (&["id", "new", "me"], 0, "next: "),
+    ];
+    for (args, code, told) in cases {
+        let mut command = world.xlreg(args);
+        for variable in [
+            "XLREG_REGISTRY",
+            "XLREG_IDENTITY",
+            "XLREG_TIMEOUT",
+            "XLREG_DIALECT",
+            "XLREG_OUTPUT",
+            "XLREG_KEY_POOL",
+        ] {
+            command.env(variable, "");
+        }
+        Running::start(command).finish().expect(code).says(&[told]);
+    }
+}
+
 /// Misuse exits with 2, and shows that subcommand's usage and what to do instead.
 #[test]
 fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
