@@ -22,8 +22,13 @@ use crate::{percentiles, runtime};
 /// Joins at a time.
 const AT_ONCE: [usize; 6] = [1, 4, 16, 64, 256, 1024];
 
-/// Joins that each point is measured with, at least.
-const JOINS: usize = 500;
+/// Joins that each point is measured with: enough for the log to be moved into the database meanwhile,
+/// as it is time and again.
+const JOINS: usize = 8192;
+
+/// Who joins. What belongs to a key is kept in one record, and thousands of clusters of one key are
+/// more than a registry takes.
+const KEYS: usize = 64;
 
 /// Flushes that the disk is timed with.
 const FLUSHES: u32 = 200;
@@ -37,13 +42,12 @@ pub(crate) fn joins() -> Chart {
     let dir = tempfile::tempdir().unwrap();
     let flush = flush(dir.path());
     println!("one flush of the disk: {:.2} ms", flush * 1e3);
-    let key = PrivateKey::generate().unwrap();
+    let keys: Vec<_> = (0..KEYS).map(|_| PrivateKey::generate().unwrap()).collect();
     let engine = LocalEngine::open(dir.path(), NodeId::from_bytes([1; 20]), many()).unwrap();
     let engine = Arc::new(engine);
     let (mut rates, mut limit) = (Vec::new(), Vec::new());
     for at_once in AT_ONCE {
-        let count = JOINS.max(4 * at_once);
-        let ready = runtime.block_on(clusters(&engine, &key, count));
+        let ready = runtime.block_on(clusters(&engine, &keys, JOINS));
         let began = Instant::now();
         let mut times = runtime.block_on(join_all(&engine, ready, at_once));
         let rate = times.len() as f64 / began.elapsed().as_secs_f64();
@@ -95,11 +99,11 @@ fn flush(dir: &Path) -> f64 {
 /// Clusters, and who joins each.
 async fn clusters(
     engine: &Arc<LocalEngine>,
-    key: &PrivateKey,
+    keys: &[PrivateKey],
     count: usize,
 ) -> Vec<(ClusterKey, Arc<Member>)> {
     let mut making = JoinSet::new();
-    for _ in 0..count {
+    for key in keys.iter().cycle().take(count) {
         let (engine, key) = (Arc::clone(engine), key.public().clone());
         making.spawn(async move {
             let id = NodeId::from_bytes(random());
