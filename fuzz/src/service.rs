@@ -188,7 +188,13 @@ impl Host {
             ..Modern::default()
         };
         let access = Access { admins: [clients[3].fingerprint()].into(), ..Access::default() };
-        let connections = Connections { hold: Duration::ZERO, ..Connections::default() };
+        // Nor how long: what looks like rubbish would be listened to for seconds of the real clock.
+        let connections = Connections {
+            unproven_hellos: free,
+            message: Duration::from_millis(1),
+            hold: Duration::ZERO,
+            ..Connections::default()
+        };
         let config = Config { modern, access, connections, ..Config::default() };
         let dynamic = Arc::clone(&engine) as Arc<dyn Engine>;
         let doors = Doors::new(dynamic, &Keys { comms, sig }, known::identity(), &config);
