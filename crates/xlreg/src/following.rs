@@ -154,25 +154,19 @@ impl Follower {
         endpoints: Vec<Endpoint>,
         token: Option<TokenSecret>,
     ) -> Result<Self, Error> {
-        let cluster = cluster.or(match key {
-            ClusterKey::Id(id) => Some(id),
-            ClusterKey::Name(_) => None,
-        });
+        let wanted = cluster.map_or_else(|| key.clone(), ClusterKey::Id);
         let sign =
             async |id, cluster| registry.signed_entry(&identity, id, &cluster, &endpoints).await;
         // A node that brings its ID is known by that: it need not wait for an answer to sign.
         let sign_at_once = async {
-            let (Some(id), Some(cluster)) = (identity.id(), cluster) else { return Ok(None) };
-            sign(id, cluster).await.map(Some)
+            let (Some(id), ClusterKey::Id(cluster)) = (identity.id(), &wanted) else {
+                return Ok(None);
+            };
+            sign(id, *cluster).await.map(Some)
         };
         let (line, registration, signed) =
             try_join!(registry.line(&identity), registry.registration(&identity), sign_at_once)?;
-        let find = async {
-            match cluster {
-                Some(id) => Ok(id),
-                None => cluster_id(&line, &key, "JoinCluster").await,
-            }
-        };
+        let find = cluster_id(&line, &wanted, "JoinCluster");
         let registering = register(&line, &identity, registration);
         let (id, known) = if let Some(id) = identity.id() {
             let joining = async {
