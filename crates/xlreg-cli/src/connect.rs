@@ -124,9 +124,9 @@ pub(crate) fn data_dir() -> anyhow::Result<PathBuf> {
     Ok(dirs.data_dir().to_owned())
 }
 
-/// The registry's data directory that `XLREG_DATA` names, if it names one.
-pub(crate) fn data_from_env() -> Option<PathBuf> {
-    std::env::var_os("XLREG_DATA").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+/// The path in a variable that clap does not read, if there is one in it.
+pub(crate) fn path_from_env(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// A duration with a unit: `500ms`, `30s`, `2m`.

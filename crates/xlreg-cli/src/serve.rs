@@ -22,7 +22,7 @@ use xlreg_server::config::File;
 use xlreg_server::{Config, Home, Report, Server};
 use xlreg_store::{Engine, LocalEngine};
 
-use crate::connect::{data_dir, data_from_env, shell_word};
+use crate::connect::{data_dir, path_from_env, shell_word};
 use crate::exit::{self, Code, Ending};
 use crate::logs::Logs;
 use crate::output;
@@ -146,7 +146,7 @@ fn settings(args: &Args) -> anyhow::Result<Settings> {
         (None, Some(text)) => Some(text.parse().context("the configuration file's name")?),
         (None, None) => None,
     };
-    let data = args.data.clone().or_else(data_from_env);
+    let data = args.data.clone().or_else(|| path_from_env("XLREG_DATA"));
     // --data and XLREG_DATA go before `ephemeral` in a file.
     let ephemeral = args.ephemeral || (data.is_none() && file.ephemeral == Some(true));
     if ephemeral && !args.ephemeral && file.data.is_some() {

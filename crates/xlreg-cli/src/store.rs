@@ -14,7 +14,7 @@ use xlreg_server::Home;
 use xlreg_store::check::Report;
 use xlreg_store::{LocalEngine, check, copy};
 
-use crate::connect::{data_dir, data_from_env, shell_word};
+use crate::connect::{data_dir, path_from_env, shell_word};
 use crate::exit::{Code, Ending};
 use crate::output::{self, Output};
 
@@ -38,7 +38,7 @@ struct Data {
 
 impl Data {
     fn dir(&self) -> anyhow::Result<PathBuf> {
-        match self.dir.clone().or_else(data_from_env) {
+        match self.dir.clone().or_else(|| path_from_env("XLREG_DATA")) {
             Some(dir) => Ok(dir),
             None => Ok(data_dir()?.join("registry")),
         }

@@ -13,7 +13,7 @@ use xlreg::signing::{Expected, Finding, Ranked, TextError, Verdict};
 use xlreg::{Fingerprint, Name, Registry, SignedRoster};
 use xlreg_proto::text::FILE_BYTES_MAX;
 
-use crate::connect::{MaybeConnect, Wire, duration};
+use crate::connect::{MaybeConnect, Wire, duration, path_from_env};
 use crate::exit::{Code, Ending};
 use crate::kept::Whose;
 use crate::output::{self, Output};
@@ -102,8 +102,7 @@ impl Trust {
 impl Trust {
     /// The file of the registry's credentials.
     fn credentials(&self) -> Option<PathBuf> {
-        let variable = || std::env::var_os("XLREG_REGISTRY").filter(|path| !path.is_empty());
-        self.registry.clone().or_else(|| variable().map(PathBuf::from))
+        self.registry.clone().or_else(|| path_from_env("XLREG_REGISTRY"))
     }
 }
 

@@ -19,6 +19,7 @@ use xlreg::Name;
 use xlreg_launch::marked;
 use xlreg_proto::keys::random;
 
+use crate::connect::path_from_env;
 use crate::exit::{Code, Ending};
 
 /// The variable that marks all processes of a run: with its directory, and with a random number that
@@ -240,10 +241,7 @@ fn age(path: &Path) -> Option<Duration> {
 /// temporary files go. In it is nothing but ours: what nobody has locked there is removed.
 fn root() -> anyhow::Result<PathBuf> {
     let uid = nix::unistd::geteuid();
-    let above = match std::env::var_os("XLREG_RUN_DIR") {
-        Some(dir) if !dir.is_empty() => PathBuf::from(dir),
-        _ => std::env::temp_dir(),
-    };
+    let above = path_from_env("XLREG_RUN_DIR").unwrap_or_else(std::env::temp_dir);
     let root = std::path::absolute(above)?.join(format!("xlreg-{uid}"));
     if matches!(is_ours(&root), Ok(false)) {
         let message = format!(
