@@ -47,7 +47,7 @@ pub(crate) fn joins() -> Chart {
     let engine = Arc::new(engine);
     let (mut rates, mut limit) = (Vec::new(), Vec::new());
     for at_once in AT_ONCE {
-        let ready = runtime.block_on(clusters(&engine, &keys, JOINS));
+        let ready = runtime.block_on(clusters(&engine, &keys));
         let began = Instant::now();
         let mut times = runtime.block_on(join_all(&engine, ready, at_once));
         let rate = times.len() as f64 / began.elapsed().as_secs_f64();
@@ -100,10 +100,9 @@ fn flush(dir: &Path) -> f64 {
 async fn clusters(
     engine: &Arc<LocalEngine>,
     keys: &[PrivateKey],
-    count: usize,
 ) -> Vec<(ClusterKey, Arc<Member>)> {
     let mut making = JoinSet::new();
-    for key in keys.iter().cycle().take(count) {
+    for key in keys.iter().cycle().take(JOINS) {
         let (engine, key) = (Arc::clone(engine), key.public().clone());
         making.spawn(async move {
             let id = NodeId::from_bytes(random());
