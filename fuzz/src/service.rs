@@ -213,7 +213,7 @@ impl Host {
         let mut answer = self.doors.answer(client, request).await.into_body();
         let mut told = Vec::new();
         while let Ok(Some(Ok(frame))) = timeout(QUIET, answer.frame()).await {
-            told.extend(frame.into_data().unwrap_or_default());
+            told.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
         if call == SIGNED_ROSTER && !told.is_empty() {
             check_signed(&told);
