@@ -325,7 +325,8 @@ pub(crate) fn write_member(
 
 /// Writes one row: the values, and after them their checksum.
 fn put(connection: &Connection, sql: &str, values: &[ValueRef<'_>]) -> rusqlite::Result<()> {
-    let sum = ValueRef::Integer(checksum(values.iter().copied()));
+    let sum = values.iter().fold(CHECKSUM_OF_NOTHING, |sum, value| checksum(sum, *value));
+    let sum = ValueRef::Integer(sum.cast_signed());
     let bound: Vec<_> = values.iter().copied().chain([sum]).collect();
     run(connection, sql, &bound)
 }
@@ -513,32 +514,35 @@ fn seq_of(row: &Row<'_>, column: usize, count: u64) -> String {
 
 /// Checks the columns before `sum_column` against it.
 fn verify(row: &Row<'_>, sum_column: usize) -> Result<(), Problem> {
-    let values = (0..sum_column).map(|column| value(row, column));
-    let values: Result<Vec<_>, _> = values.collect();
-    if integer(row, sum_column)? == checksum(values?) {
+    let sum = (0..sum_column).try_fold(CHECKSUM_OF_NOTHING, |sum, column| {
+        Ok::<_, Problem>(checksum(sum, value(row, column)?))
+    });
+    if integer(row, sum_column)? == sum?.cast_signed() {
         Ok(())
     } else {
         Err("the checksum does not match".to_owned())
     }
 }
 
-/// FNV-1a of 64 bits over the values, each with its type and length before it.
+/// Where a row's checksum starts.
+const CHECKSUM_OF_NOTHING: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a of 64 bits over a row's values: `sum` is that of those before this one, which is added with
+/// its type and length before it.
 ///
 /// It is there for accidents, not for attackers, who could write a matching sum. Each of its steps
 /// is a bijection, so a single byte that changed always changes the result.
-fn checksum<'a>(values: impl IntoIterator<Item = ValueRef<'a>>) -> i64 {
+fn checksum(sum: u64, value: ValueRef<'_>) -> u64 {
     fn mix(sum: u64, bytes: &[u8]) -> u64 {
         bytes.iter().fold(sum, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
     }
-    let start = 0xcbf2_9ce4_8422_2325;
-    let sum = values.into_iter().fold(start, |sum, value| match value {
+    match value {
         ValueRef::Null => mix(sum, b"n"),
         ValueRef::Integer(number) => mix(mix(sum, b"i"), &number.to_le_bytes()),
         ValueRef::Real(number) => mix(mix(sum, b"r"), &number.to_le_bytes()),
         ValueRef::Text(bytes) => mix(mix(mix(sum, b"t"), &bytes.len().to_le_bytes()), bytes),
         ValueRef::Blob(bytes) => mix(mix(mix(sum, b"b"), &bytes.len().to_le_bytes()), bytes),
-    });
-    sum.cast_signed()
+    }
 }
 
 fn value<'r>(row: &'r Row<'_>, column: usize) -> Result<ValueRef<'r>, Problem> {

@@ -86,7 +86,9 @@ fn main() {
     let scratch = tempfile::tempdir().unwrap();
     let mut run = Run::new(&runtime, scratch.path().join("registry"), &options);
     run.kills(options.kills);
-    run.failures(options.failures);
+    if options.failures > 0 {
+        run.failures(options.failures);
+    }
     run.look_at_everything();
     println!("nothing acknowledged is lost, nothing refused is there, no rank has moved");
 }
