@@ -200,7 +200,9 @@ impl Opener {
             return Ok(None);
         };
         self.decrypt_whole_blocks(chain);
-        while self.scanned + BLOCK_BYTES <= self.plain.len() {
+        // What ends beyond the most is too long, also if it came in one piece with what is not.
+        let end = self.plain.len().min(MESSAGE_BYTES_MAX);
+        while self.scanned + BLOCK_BYTES <= end {
             self.scanned += BLOCK_BYTES;
             if let Some(message) = self.message_so_far() {
                 self.finish_message();

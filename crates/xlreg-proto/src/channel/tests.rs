@@ -90,6 +90,37 @@ fn rubbish_is_bounded_and_never_a_message_before_that() {
     }
 }
 
+/// A message that ended within a piece which went beyond the most was once taken, and the same in
+/// other pieces was not.
+#[test]
+fn a_message_is_too_long_or_not_whatever_pieces_it_comes_in() {
+    for dialect in DIALECTS {
+        for (beyond, fits) in [(0, true), (BLOCK_BYTES, false), (2 * BLOCK_BYTES, false)] {
+            let blocks = MESSAGE_BYTES_MAX + beyond;
+            let filled =
+                |bytes| XlRegMsg { cluster_id: Some(vec![1; bytes]), ..Default::default() };
+            // Its last block is one byte short of being full.
+            let overhead = filled(MESSAGE_BYTES_MAX).encoded_len() - MESSAGE_BYTES_MAX;
+            let message = filled(blocks - 1 - overhead);
+            assert_eq!(padded_len(message.encoded_len()), blocks);
+            for chunk in [1, 16, 223, 2048, usize::MAX] {
+                let (mut sealer, mut opener) = pair(dialect);
+                let wire = sealer.seal(&message, || IV);
+                let mut got = Ok(None);
+                for piece in wire.chunks(chunk.min(wire.len())) {
+                    opener.push(piece);
+                    got = opener.next_message();
+                    if got.is_err() {
+                        break;
+                    }
+                }
+                let expected = if fits { Ok(Some(message.clone())) } else { Err(TooLong) };
+                assert_eq!(got, expected, "{dialect}, {beyond} bytes beyond, pieces of {chunk}");
+            }
+        }
+    }
+}
+
 /// Seals whole blocks as they are, without padding, the way a hostile peer would.
 fn seal_raw(blocks: &[u8]) -> Vec<u8> {
     let mut sealed = seal_once(&KEY, IV, blocks);
