@@ -250,6 +250,13 @@ pub(crate) fn own_name(id: NodeId) -> String {
     format!("{id}.{DOMAIN}")
 }
 
+/// Whether a host is of the domain in which each name is one node's own, by its ID. No endpoint can
+/// claim such a name: who gave it might be another.
+#[must_use]
+pub fn is_own_domain(host: &str) -> bool {
+    host.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case(DOMAIN))
+}
+
 /// The names that every leaf has: this machine's own, and one that is the registry's wherever it is.
 fn own_names(name: &str) -> Result<Vec<SanType>, TlsError> {
     Ok(vec![

@@ -37,7 +37,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod testing;
 
-pub use certificate::{Leaf, NodeCertificate, Root};
+pub use certificate::{Leaf, NodeCertificate, Root, is_own_domain};
 pub use client::{ClientTls, Pin, presented_root};
 pub use error::{
     ClientRefused, Departure, PeerRefused, ServerRefused, TlsError, WrongKey, client_refused,

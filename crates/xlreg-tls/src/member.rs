@@ -18,8 +18,9 @@
 //! steals that could pose to the owner as anybody. All but the root say whose key signed them, which
 //! OpenSSL asks for when it is strict, as Python has it be.
 //!
-//! Two things no anchor can say. Ports are not in certificates, so members at one address can pose
-//! for each other under it, though not under `<ID>.xlreg`. And the subject is free, as Go refuses
+//! Three things no anchor can say. A member's endpoints are what it says they are, another's address
+//! among them; and ports are not in certificates. So under an address members can pose for each other,
+//! though not under `<ID>.xlreg`, which no endpoint can claim. And the subject is free, as Go refuses
 //! anchors that bind it: nobody should go by a certificate's common name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,11 +35,12 @@ use rcgen::{
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer};
-use xlreg_core::{Member, PublicKey};
+use xlreg_core::{Endpoint, Member, PublicKey};
 use xlreg_proto::keys::{self, PrivateKey};
 
 use crate::certificate::{
-    EcSigner, RsaSigner, SECONDS_MAX, add_hosts, dns_name, endless, lasting, own_name, serial,
+    EcSigner, RsaSigner, SECONDS_MAX, add_hosts, dns_name, endless, is_own_domain, lasting,
+    own_name, serial,
 };
 use crate::crypto;
 use crate::error::TlsError;
@@ -160,17 +162,21 @@ fn common_name(member: &Member) -> String {
 /// The hosts of a member's endpoints, and the name that is its own wherever it is.
 fn names(member: &Member) -> Result<Vec<SanType>, TlsError> {
     let mut names = vec![dns_name(&own_name(member.id))?];
-    let hosts: Vec<_> = member.endpoints.iter().map(|endpoint| endpoint.host()).collect();
-    add_hosts(&mut names, &hosts)?;
+    add_hosts(&mut names, &hosts(member).collect::<Vec<_>>())?;
     Ok(names)
+}
+
+/// The hosts of a member's endpoints, without any that would be somebody's own name.
+fn hosts(member: &Member) -> impl Iterator<Item = &str> {
+    member.endpoints.iter().map(Endpoint::host).filter(|host| !is_own_domain(host))
 }
 
 /// Of these names, those that a certificate can have. Under another host nobody can verify the member,
 /// which is its own affair, and no reason to trust none of the others.
 fn anchored_names(member: &Member) -> Result<Vec<SanType>, TlsError> {
     let mut names = vec![dns_name(&own_name(member.id))?];
-    for endpoint in &member.endpoints {
-        match add_hosts(&mut names, &[endpoint.host()]) {
+    for host in hosts(member) {
+        match add_hosts(&mut names, &[host]) {
             Ok(()) | Err(TlsError::Host { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -377,6 +383,23 @@ mod tests {
         let elsewhere = member("b", 2, &other_key(), &["192.0.2.2:1"]);
         let of_b = member_certificate(&b.0, &elsewhere, now(), LIFE).unwrap();
         assert_eq!(trusts(&bundle, &of_b, "192.0.2.2", now()), Ok(()));
+    }
+
+    /// A member's endpoints are what it says they are, and it may say that it is at another's own name.
+    #[test]
+    fn no_endpoint_makes_a_member_another_under_the_name_that_is_its_own() {
+        let Two { a, mut b, .. } = two();
+        let own = format!("{}.xlreg", a.1.id);
+        let claims = [&own, &own.to_uppercase(), &format!("x.{own}"), "xlreg"];
+        b.1.endpoints = claims.map(|host| format!("{host}:1").parse().unwrap()).into();
+        let bundle = roster_bundle([&a.1, &b.1]).unwrap();
+        let of_b = member_certificate(&b.0, &b.1, now(), LIFE).unwrap();
+        assert_eq!(trusts(&bundle, &of_b, &format!("{}.xlreg", b.1.id), now()), Ok(()));
+        assert!(trusts(&bundle, &of_b, &own, now()).is_err(), "it names itself so");
+        let posing = Member { id: a.1.id, ..b.1.clone() };
+        let forged = member_certificate(&b.0, &posing, now(), LIFE).unwrap();
+        let error = trusts(&bundle, &forged, &own, now()).unwrap_err();
+        assert_eq!(error, webpki::Error::NameConstraintViolation);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use xlreg_core::{Endpoint, Member};
 use xlreg_proto::keys::PrivateKey;
 use xlreg_proto::text::{pem, sshkey};
+use xlreg_tls::is_own_domain;
 
 use super::File;
 use crate::roster::Roster;
@@ -24,9 +25,10 @@ pub(super) fn files(roster: &Roster, me: &Member, key: &PrivateKey) -> Vec<File>
 }
 
 /// The line of a member: under each of its endpoints, and under a name that is its own wherever it
-/// listens, for `HostKeyAlias`.
+/// listens, for `HostKeyAlias`, and that no endpoint can claim.
 fn known_host(member: &Member) -> String {
-    let mut hosts: Vec<_> = member.endpoints.iter().map(host).collect();
+    let claimable = |endpoint: &&Endpoint| !is_own_domain(endpoint.host());
+    let mut hosts: Vec<_> = member.endpoints.iter().filter(claimable).map(host).collect();
     hosts.push(format!("{}.xlreg", member.id));
     format!("{} {}", hosts.join(","), public_key(member))
 }

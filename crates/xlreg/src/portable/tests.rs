@@ -38,7 +38,7 @@ fn roster(my_name: &str, my_endpoints: &[&str]) -> Roster {
         attrs: 0,
         comms_key: other_key().public().clone(),
         sig_key: other_key().public().clone(),
-        endpoints: endpoints(&["ssh.example:22", "[2001:DB8::0:1]:4000"]),
+        endpoints: endpoints(&["ssh.example:22", "[2001:DB8::0:1]:4000", "x.XLREG:1"]),
         entry_signature: None,
     };
     let mine = Member {
