@@ -228,7 +228,8 @@ async fn open(
         let address = wanted.remove(&member.name).unwrap_or(anywhere);
         let listener = bind(address, &format!("the door to {}", member.name)).await?;
         told.push((peer, member.name.clone(), listener.local_addr()?));
-        doors.push(Door { peer: peers::Target::Rank(peer), listener });
+        // For this member alone: its rank may be another's one day, and its name, if it is expelled.
+        doors.push(Door { peer: peers::Target::Id(member.id), listener });
     }
     // A door to oneself is of no use, but one list of doors may serve all members.
     wanted.remove(identity.name());

@@ -75,6 +75,32 @@ fn programs_talk_through_their_tunnels_and_a_stranger_gets_nothing_through() {
     }
 }
 
+/// Its rank is the next one's, and so may its name be; what is meant for it is not.
+#[test]
+fn a_door_leads_to_nobody_when_its_member_is_expelled_and_another_has_its_rank() {
+    let two = Two::new();
+    let (near, told) = two.tunnel("a", &[]);
+    let door = told["doors"][0]["address"].as_str().unwrap().to_owned();
+    two.world.ask(&two.server, &["cluster", "expel", "alpha", "b"]).expect(0);
+    let endpoint = own_address().replace(":0", ":7000");
+    let own = two.world.path("another");
+    let own = own.to_str().unwrap();
+    let join = ["join", "alpha", "--name", "b", "--endpoint", &endpoint, "--identity", own];
+    two.world.ask(&two.server, &join).expect(0);
+    let program = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = program.local_addr().unwrap().to_string();
+    let (far, _) = two.tunnel("b", &["--identity", own, "--program", &at]);
+    let mut client = TcpStream::connect(door).unwrap();
+    client.write_all(b"for b alone").unwrap();
+    let mut answer = Vec::new();
+    // Closed or reset.
+    let _ended = client.read_to_end(&mut answer);
+    assert_eq!(answer, b"");
+    program.set_nonblocking(true).unwrap();
+    assert!(program.accept().is_err(), "it came to another");
+    drop((near, far));
+}
+
 #[test]
 fn what_can_not_be_carried_is_told() {
     let two = Two::new();
