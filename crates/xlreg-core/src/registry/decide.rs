@@ -326,11 +326,14 @@ impl<V: View> Rules<'_, V> {
         Decision { outcome: Outcome::Changed(cluster), changes: vec![change] }
     }
 
-    /// All ranks of the member's key become free, lest it stay under another name.
+    /// All ranks of the member's key become free, lest it stay under another name. So the member is
+    /// found by any of its key's IDs, whichever it has put in its place meanwhile.
     fn expel(&self, key: &ClusterKey, by: &Actor, member: &NodeId) -> Result<Decision, Refusal> {
         let cluster = self.commanded(key, by)?;
-        let (_, member) = cluster.member(member).ok_or(Refusal::NotAMember)?;
-        let out = member.sig_key.fingerprint();
+        let shown = cluster.member(member).map(|(_, member)| member.sig_key.fingerprint());
+        let key = shown.or_else(|| self.view.owner(member));
+        let here = key.filter(|key| cluster.ranks_of(key).next().is_some());
+        let out = here.ok_or(Refusal::NotAMember)?;
         if !cluster.expelled.contains(&out) {
             quota("expelled keys", cluster.expelled.len(), CLUSTER_EXPELLED_MAX)?;
         }

@@ -549,6 +549,20 @@ fn who_is_expelled_loses_all_ranks_and_never_comes_back() {
     assert_eq!(bench.expel(ADMIN, 2), Err(Refusal::NotAMember));
 }
 
+/// Or it would be gone whenever somebody who has looked at the roster comes to expel it.
+#[test]
+fn a_member_is_expelled_by_whichever_of_its_ids_it_is_named() {
+    let mut bench = Bench::default();
+    bench.alpha_of_three();
+    bench.register(Some(9), 90, 2).unwrap();
+    assert_eq!(bench.join("alpha", &member(9, "m2", 2, 1)), Ok(1));
+    bench.register(Some(7), 90, 7).unwrap();
+    assert_eq!(bench.expel(OWNER, 7), Err(Refusal::NotAMember));
+    bench.expel(OWNER, 2).unwrap();
+    assert_eq!(bench.alpha().seats[1], Seat::Free);
+    assert_eq!(bench.join("alpha", &member(9, "m2", 2, 1)), Err(Refusal::Expelled));
+}
+
 #[test]
 fn owners_and_administrators_alone_command_a_cluster() {
     let mut bench = Bench::default();
