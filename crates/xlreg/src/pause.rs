@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The first and the longest pause before connecting again.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The pauses between attempts, each twice as long as the one before it.

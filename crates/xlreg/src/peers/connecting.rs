@@ -17,12 +17,13 @@ use super::handshake::{Failed, Handshake, wire};
 use super::listener::HANDSHAKE_DEADLINE;
 use super::stream::{Peer, PeerStream};
 use super::{Peers, Target};
-use crate::pause::Pause;
+use crate::pause::{PAUSE_MIN, Pause};
 
 /// How long a TCP connection may take to come about.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A member, and where it is reached from here.
+#[derive(PartialEq, Eq)]
 struct Place {
     rank: usize,
     member: Arc<Member>,
@@ -62,11 +63,19 @@ impl Peers {
                 return Err(Unreached { who, endpoint, tries, waited: began.elapsed(), why });
             }
             debug!(%target, %why, tries, "not reached; trying again");
-            tokio::select! {
-                () = sleep_until(next) => {}
-                // Another endpoint, or another key: that may be what was missing.
-                Ok(()) = changes.changed() => {}
-            }
+            // Another endpoint, or another key: that may be what was missing. What becomes of others
+            // is not, and whoever moves to and fro is not knocked at each time.
+            let soonest = Instant::now() + PAUSE_MIN;
+            let moved = async {
+                while changes.changed().await.is_ok() {
+                    if self.place(target) != place {
+                        return sleep_until(soonest).await;
+                    }
+                }
+                sleep_until(next).await;
+            };
+            // It is late enough then, in any case.
+            let _moved = timeout_at(next, moved).await;
         }
     }
 

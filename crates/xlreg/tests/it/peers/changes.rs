@@ -1,5 +1,7 @@
 //! Rosters that change under links that are open.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 use xlreg::peers::{Departure, PeerRefused};
 use xlreg::{NewKeys, PeerError, Peers};
@@ -45,6 +47,26 @@ async fn a_try_that_fails_is_made_again_where_the_member_is_by_then() {
     let mut listener = far.peers.listen(listener);
     accept(&mut listener).await;
     assert_eq!(connecting.await.unwrap().unwrap().peer().rank(), Some(1));
+}
+
+/// Or a member could have all others knock at whatever address it names, as fast as it moves.
+#[tokio::test]
+async fn a_member_that_moves_to_and_fro_is_not_knocked_at_each_time() {
+    let server = Running::in_memory().await;
+    let mut sites = sites(&server, 2).await;
+    drop(sites.remove(1));
+    let near = sites[0].peers.clone();
+    let within = Duration::from_secs(1);
+    let connecting = tokio::spawn(async move { near.connect_within(1, within).await });
+    let mut moves = 0;
+    while !connecting.is_finished() {
+        let (_, endpoint) = port().await;
+        server.registry.join(&node(1), &by_name("alpha"), vec![endpoint]).await.unwrap();
+        moves += 1;
+    }
+    let unreached = connecting.await.unwrap().unwrap_err();
+    // One each fifty milliseconds.
+    assert!(unreached.tries <= 21, "{} tries, {moves} moves", unreached.tries);
 }
 
 #[tokio::test]
