@@ -55,7 +55,7 @@ pub struct Limits {
     /// Members of all clusters together. One with 2048-bit keys takes about 1 KiB of memory, and
     /// 300 bytes more if it has signed its entry.
     pub members_max: usize,
-    /// IDs that one sig key may hold.
+    /// IDs that one sig key may hold. They are looked through with each of its requests.
     pub ids_per_key_max: usize,
     /// Clusters that one sig key may own at once.
     pub clusters_per_key_max: usize,
@@ -69,7 +69,7 @@ impl Default for Limits {
             nodes_max: 4_000_000,
             clusters_max: 1_000_000,
             members_max: 2_000_000,
-            ids_per_key_max: 1_000,
+            ids_per_key_max: 256,
             clusters_per_key_max: 1_000,
             memberships_per_key_max: 1_000,
         }

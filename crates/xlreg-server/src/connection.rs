@@ -42,7 +42,9 @@ pub(crate) struct Shared {
     /// Asks sessions to end at their next safe point.
     pub(crate) stop: CancellationToken,
     pub(crate) around: Surroundings,
-    /// New IDs for each address, by both doors together.
+    /// Requests of each address, by both doors together.
+    pub(crate) request_rates: Arc<Rates<IpAddr>>,
+    /// New IDs for each address, likewise.
     pub(crate) registration_rates: Arc<Rates<IpAddr>>,
 }
 
@@ -208,6 +210,7 @@ impl<S: Transport> Connection<S> {
         heard: Heard,
         channel: &mut Channel,
     ) -> Result<Session, Closed> {
+        self.pace().await?;
         loop {
             step = match step {
                 Step::Reply(session, reply) => {
@@ -242,6 +245,21 @@ impl<S: Transport> Connection<S> {
                 }
             };
         }
+    }
+
+    /// Holds up whoever asks faster than it may: the old wire has no words for it.
+    async fn pace(&self) -> Result<(), Closed> {
+        while let Err(wait) = self.shared.request_rates.check(&self.from) {
+            if Instant::now() >= self.end {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = self.shared.stop.cancelled() => return Err(Closed::Stopping),
+                () = sleep_until((Instant::now() + wait).min(self.end)) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Counts an ID that its key has not registered before, if that is what a command brings.

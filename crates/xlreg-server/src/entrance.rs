@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, ready};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -33,6 +34,9 @@ const REQUEST_EARNS: usize = 2 * 1024;
 /// Bytes that each message of an answer earns it: window updates and pings go back for them.
 const MESSAGE_EARNS: usize = 256;
 
+/// As how many requests one counts that takes the registry ten times as long as others and more.
+const COSTLY: NonZeroU32 = NonZeroU32::new(10).expect("more than none");
+
 /// Streams of health checks and of reflection that may be open: of one sig key, from one IP address,
 /// and in all. They have no end, so they must not take the places of calls that have.
 const ENDLESS_PER_KEY_MAX: usize = 16;
@@ -44,6 +48,8 @@ const ENDLESS_MAX: usize = 1024;
 enum Call {
     /// One whose answer is there in a moment, and must be taken.
     Plain,
+    /// Such a one that has the registry look through much, or sign.
+    Costly,
     /// Such a one, after which the caller's key is known: its later calls wait for that.
     Register,
     /// One that follows a cluster.
@@ -57,11 +63,19 @@ impl Call {
         match path {
             "/xlreg.v2.Registry/WatchCluster" => Self::Watch,
             "/xlreg.v2.Registry/Register" => Self::Register,
+            "/xlreg.v2.Registry/ListClusters"
+            | "/xlreg.v2.Registry/GetNode"
+            | "/xlreg.v2.Registry/GetSignedRoster" => Self::Costly,
             "/grpc.health.v1.Health/Watch"
             | "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
             | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo" => Self::Endless,
             _ => Self::Plain,
         }
+    }
+
+    /// As how many requests it counts.
+    fn cost(self) -> NonZeroU32 {
+        if self == Self::Costly { COSTLY } else { NonZeroU32::MIN }
     }
 
     /// Whether it may go on for long.
@@ -92,7 +106,7 @@ impl Service<Request<Incoming>> for Entrance {
             Ok(taken) => Arc::new(taken),
             Err(fault) => return Box::pin(ready(Ok(refusal(fault)))),
         };
-        // A stream may hold any number of messages, and this one kind is held to no rate.
+        // A stream may hold any number of questions, and those of this kind count when they are answered.
         let credit = (call != Call::Endless).then(|| Arc::clone(&peer.credit));
         if let Some(credit) = &credit {
             credit.earn(REQUEST_EARNS);
@@ -115,8 +129,11 @@ impl Service<Request<Incoming>> for Entrance {
             answer
         };
         let following = peer.following.clone();
-        let news = (call == Call::Watch)
-            .then(|| News { shared: Arc::clone(&front.shared), peer: Arc::clone(peer) });
+        let messages = call.goes_on().then(|| Messages {
+            shared: Arc::clone(&front.shared),
+            peer: Arc::clone(peer),
+            call,
+        });
         Box::pin(async move {
             let answer = match stop {
                 None => answering.await?,
@@ -132,7 +149,7 @@ impl Service<Request<Incoming>> for Entrance {
             Ok(answer.map(|body| Answer {
                 body,
                 taken,
-                news,
+                messages,
                 credit,
                 until,
                 _following: following,
@@ -142,14 +159,19 @@ impl Service<Request<Incoming>> for Entrance {
 }
 
 impl Shared {
+    /// Counts what costs as much as so many requests, unless they come too fast.
+    fn count(&self, peer: &Peer, requests: NonZeroU32) -> Result<(), Fault> {
+        let fast = |wait| limited("requests", wait);
+        self.usage.request_rates.check_many(&peer.print(), requests).map_err(fast)?;
+        self.usage.address_rates.check_many(&peer.site, requests).map_err(fast)
+    }
+
     /// Counts a request, unless there are too many or they come too fast.
     fn admit(&self, peer: &Arc<Peer>, call: Call) -> Result<Taken, Fault> {
         let Self { bounds, usage, .. } = self;
-        let fast = |wait| limited("requests", wait);
-        usage.request_rates.check(&peer.print()).map_err(fast)?;
-        usage.address_rates.check(&peer.site).map_err(fast)?;
+        self.count(peer, call.cost())?;
         let (what, places) = match call {
-            Call::Plain | Call::Register => {
+            Call::Plain | Call::Costly | Call::Register => {
                 let of_key = usage.requests.take(peer.print(), bounds.requests_per_key_max);
                 let max = [bounds.requests_per_address_max, bounds.requests_max];
                 let places = |key| Places::take(Some(key), &usage.requests_of, peer.site, 1, max);
@@ -288,22 +310,27 @@ impl Drop for Taken {
     }
 }
 
-/// Counts what a watcher is told until it has taken it in.
-struct News {
+/// Counts what is told over a stream that goes on.
+struct Messages {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
+    call: Call,
 }
 
-impl News {
-    /// Counts a message of so many bytes, unless too much is waiting to be taken already.
-    fn admit(&self, bytes: usize) -> Result<Taken, Fault> {
-        let Self { shared, peer } = self;
+impl Messages {
+    /// Counts a message of so many bytes: a watcher's until it has been taken, unless too much is
+    /// waiting for that already; any other as the request that it is the answer to.
+    fn admit(&self, bytes: usize) -> Result<Option<Taken>, Fault> {
+        let Self { shared, peer, call } = self;
         let Shared { bounds, usage, .. } = &**shared;
+        if *call != Call::Watch {
+            return shared.count(peer, call.cost()).map(|()| None);
+        }
         let max = [bounds.unread_bytes_per_address_max, bounds.unread_bytes_max];
         let places = Places::take(None, &usage.unread_of, peer.site, bytes, max);
         let places = places.ok_or_else(|| crowded("news", bounds.stall))?;
         let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        Ok(Taken { owed, places })
+        Ok(Some(Taken { owed, places }))
     }
 }
 
@@ -360,8 +387,8 @@ impl HttpBody for Asked {
 pub(crate) struct Answer {
     body: Body,
     taken: Option<Arc<Taken>>,
-    /// If it goes to a watcher.
-    news: Option<News>,
+    /// If it goes on.
+    messages: Option<Messages>,
     credit: Option<Arc<Credit>>,
     until: Option<Until>,
     _following: Option<Place<()>>,
@@ -415,9 +442,9 @@ impl HttpBody for Answer {
             return Poll::Ready(this.cut_short(stopping()));
         };
         let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-        let news = match (&this.news, bytes) {
-            (Some(news), Some(bytes)) => match news.admit(bytes.len()) {
-                Ok(taken) => Some(taken),
+        let news = match (&this.messages, bytes) {
+            (Some(messages), Some(bytes)) => match messages.admit(bytes.len()) {
+                Ok(taken) => taken,
                 Err(fault) => return Poll::Ready(this.cut_short(fault)),
             },
             _ => None,

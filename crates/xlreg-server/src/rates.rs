@@ -38,6 +38,7 @@ pub struct SlowRate {
 /// Holds each `K` to a rate.
 pub(crate) struct Rates<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, HashMapStateStore<K>, DefaultClock>,
+    burst: NonZeroU32,
     clock: DefaultClock,
     asked: AtomicU32,
 }
@@ -53,16 +54,23 @@ impl<K: Hash + Eq + Clone> Rates<K> {
 
     fn by(quota: Quota, burst: u32) -> Self {
         let quota = quota.allow_burst(at_least_one(burst));
-        let clock = DefaultClock::default();
-        Self { limiter: RateLimiter::hashmap(quota), clock, asked: AtomicU32::new(0) }
+        let (burst, clock) = (quota.burst_size(), DefaultClock::default());
+        Self { limiter: RateLimiter::hashmap(quota), burst, clock, asked: AtomicU32::new(0) }
     }
 
     /// Counts one, or says how long to wait for it.
     pub(crate) fn check(&self, key: &K) -> Result<(), Duration> {
+        self.check_many(key, NonZeroU32::MIN)
+    }
+
+    /// Counts so many, all or none; as many as the burst at most, or they would never be granted.
+    pub(crate) fn check_many(&self, key: &K, count: NonZeroU32) -> Result<(), Duration> {
         if self.asked.fetch_add(1, Ordering::Relaxed) % SWEEP == SWEEP - 1 {
             self.limiter.retain_recent();
         }
-        self.limiter.check_key(key).map_err(|early| early.wait_time_from(self.clock.now()))
+        let checked = self.limiter.check_key_n(key, count.min(self.burst));
+        let granted = checked.expect("no more than the burst");
+        granted.map_err(|early| early.wait_time_from(self.clock.now()))
     }
 }
 
@@ -89,6 +97,19 @@ mod tests {
         let wait = rates.check(&"a").unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_secs(1), "{wait:?}");
         assert_eq!(rates.check(&"b"), Ok(()));
+    }
+
+    #[test]
+    fn many_count_as_many_and_as_no_more_than_the_burst() {
+        let rates = Rates::new(Rate { per_second: 1, burst: 5 });
+        let count = |count| NonZeroU32::new(count).unwrap();
+        assert_eq!(rates.check_many(&"a", count(3)), Ok(()));
+        let wait = rates.check_many(&"a", count(3)).unwrap_err();
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
+        assert_eq!((rates.check(&"a"), rates.check(&"a")), (Ok(()), Ok(())), "none were counted");
+        assert!(rates.check(&"a").is_err());
+        assert_eq!(rates.check_many(&"b", count(6)), Ok(()));
+        assert!(rates.check(&"b").is_err());
     }
 
     #[test]

@@ -221,6 +221,7 @@ pub(crate) fn doors(
     let notary = Notary::new(Arc::clone(&keys.sig), Arc::clone(&identity), clock);
     let stop = CancellationToken::new();
     let usage = Usage::new(&config.modern);
+    let request_rates = Arc::clone(&usage.address_rates);
     let registration_rates = Arc::clone(&usage.registration_rates);
     let front = Front::new(modern::Shared {
         engine: Arc::clone(&engine),
@@ -245,6 +246,7 @@ pub(crate) fn doors(
         bounds: config.connections,
         stop,
         around: Surroundings::default(),
+        request_rates,
         registration_rates,
     };
     Ok((Arc::new(shared), front))
@@ -262,6 +264,7 @@ struct Guest {
 impl Guest {
     async fn serve(self, stream: TcpStream) {
         let Self { number, peer, .. } = self;
+        let usage = &self.front.shared.usage;
         let hello = self.shared.bounds.hello;
         let accepted = Instant::now();
         let by = accepted + hello;
@@ -275,7 +278,7 @@ impl Guest {
             Ok((Door::Modern, start)) => {
                 let stream = Rewound::new(start, stream);
                 let (who, over) = Box::pin(self.front.serve(stream, peer, by)).await;
-                tell_modern(number, peer, who.as_deref(), &over);
+                tell_modern(number, peer, who.as_deref(), &over, usage);
                 matches!(over, Over::Ended)
             }
             Ok((_, start)) if self.front.shared.legacy => {
@@ -283,7 +286,7 @@ impl Guest {
                 let from = site(peer.ip());
                 let connection = Connection::new(stream, start, shared, from, accepted);
                 let (story, closed) = Box::pin(connection.run()).await;
-                tell(number, peer, &story, &closed);
+                tell(number, peer, &story, &closed, usage);
                 matches!(closed, Closed::Ended(End::Bye))
             }
             Ok(_) => {
@@ -294,11 +297,11 @@ impl Guest {
                          serve it. This is told once"
                     );
                 }
-                tell(number, peer, &Story::default(), &Closed::Shut);
+                tell(number, peer, &Story::default(), &Closed::Shut, usage);
                 false
             }
             Err(closed) => {
-                tell(number, peer, &Story::default(), &closed);
+                tell(number, peer, &Story::default(), &closed, usage);
                 false
             }
         };
@@ -346,10 +349,12 @@ async fn renew(tls: Arc<ServerTls>) {
 }
 
 /// A connection's story in a line.
-fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over) {
+fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over, usage: &Usage) {
     let key = who.map(|who| display(who.print()));
     match over {
-        Over::Stalled | Over::Flooded | Over::Connections(_) => {
+        Over::Stalled | Over::Flooded | Over::Connections(_)
+            if usage.failures_told.check(&site(peer.ip())).is_ok() =>
+        {
             info!(session = number, %peer, key, "connection over: {over}");
         }
         _ => debug!(session = number, %peer, key, "connection over: {over}"),
@@ -357,7 +362,7 @@ fn tell_modern(number: u64, peer: SocketAddr, who: Option<&Peer>, over: &Over) {
 }
 
 /// A session's story in a line, at the level of who should care.
-fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed) {
+fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed, usage: &Usage) {
     let Story { dialect, member, requests, cluster, rank } = story;
     let dialect = dialect.map(display);
     let name = member.as_ref().map(|member| display(&member.name));
@@ -386,7 +391,13 @@ fn tell(number: u64, peer: SocketAddr, story: &Story, closed: &Closed) {
         {
             story!(debug);
         }
-        _ => story!(info),
+        _ => {
+            let told = if changed { &usage.changes_told } else { &usage.failures_told };
+            match told.check(&site(peer.ip())) {
+                Ok(()) => story!(info),
+                Err(_) => story!(debug),
+            }
+        }
     }
 }
 

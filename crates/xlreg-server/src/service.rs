@@ -70,12 +70,6 @@ impl Caller {
         Ok(Who { sig_key: self.key, name: convert::optional_name("name", name)? })
     }
 
-    /// Tells the operator what it has done.
-    fn log(&self, what: &str, cluster: &Cluster) {
-        let Cluster { name, id, .. } = cluster;
-        info!(cluster = %name, %id, key = %self.key, peer = %self.peer.address, "{what}");
-    }
-
     /// What it may see of a cluster.
     fn sees(&self, cluster: &Cluster) -> Detail {
         Detail { members: true, keys: self.actor().commands(cluster) }
@@ -111,11 +105,27 @@ impl Api {
         let (key, address, reason) = (peer.print(), peer.address, fault.name());
         let field = fault.metadata.get("field");
         let refused = TOLD.contains(&call) && fault.code() != Code::Unavailable;
-        if refused && self.shared.usage.refusal_rates.check(&peer.site).is_ok() {
+        if refused && self.shared.usage.failures_told.check(&peer.site).is_ok() {
             info!(call, reason, field, %key, peer = %address, "refused");
         } else {
             debug!(call, reason, field, %key, peer = %address, "refused");
         }
+    }
+
+    /// Tells the operator what somebody has done with a cluster.
+    fn log(&self, caller: &Caller, what: &str, cluster: &Cluster) {
+        let Cluster { name, id, .. } = cluster;
+        let (key, peer) = (caller.key, caller.peer.address);
+        if self.is_told(caller) {
+            info!(cluster = %name, %id, %key, %peer, "{what}");
+        } else {
+            debug!(cluster = %name, %id, %key, %peer, "{what}");
+        }
+    }
+
+    /// Whether the operator is told of one more change from where somebody is.
+    fn is_told(&self, caller: &Caller) -> bool {
+        self.shared.usage.changes_told.check(&caller.peer.site).is_ok()
     }
 
     async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Fault> {
@@ -185,7 +195,7 @@ impl Api {
     ) -> Result<Arc<Cluster>, Fault> {
         match self.apply(command).await? {
             Outcome::Changed(cluster) | Outcome::Ended(cluster) => {
-                caller.log(what, &cluster);
+                self.log(caller, what, &cluster);
                 Ok(cluster)
             }
             Outcome::Unchanged(cluster) => Ok(cluster),
@@ -335,7 +345,7 @@ impl Api {
             return Err(unexpected());
         };
         if new {
-            caller.log("created", &cluster);
+            self.log(&caller, "created", &cluster);
         }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         Ok(v2::CreateClusterResponse { cluster: Some(told), created: new })
@@ -383,8 +393,12 @@ impl Api {
             return Err(unexpected());
         };
         if changed {
-            let Member { id, name, .. } = &*member;
-            info!(cluster = %cluster.name, rank, %name, %id, peer = %caller.peer.address, "joined");
+            let (Member { id, name, .. }, peer) = (&*member, caller.peer.address);
+            if self.is_told(&caller) {
+                info!(cluster = %cluster.name, rank, %name, %id, %peer, "joined");
+            } else {
+                debug!(cluster = %cluster.name, rank, %name, %id, %peer, "joined");
+            }
         }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);

@@ -85,6 +85,7 @@ impl Site {
             bounds: connections,
             stop: stop.clone(),
             around: around.clone(),
+            request_rates: Arc::clone(&usage.address_rates),
             registration_rates: Arc::clone(&usage.registration_rates),
         };
         let modern = modern::Shared {

@@ -10,22 +10,28 @@ use crate::handshakes::Handshakes;
 use crate::rates::{Rate, Rates};
 use crate::tally::Tally;
 
-/// Refusals that the operator is told of, for one address. The rest is for `debug`, or whoever is
-/// refused could fill the log as fast as he may ask.
-const REFUSALS: Rate = Rate { per_second: 1, burst: 50 };
+/// Refusals, and connections that came to nothing, that the operator is told of, for one address. The
+/// rest is for `debug`, or whoever is refused could fill the log as fast as he may ask.
+const FAILURES: Rate = Rate { per_second: 1, burst: 50 };
+
+/// Changes that the operator is told of, for one address: all that are made in earnest, and not all of
+/// somebody who moves to and fro.
+const CHANGES: Rate = Rate { per_second: 10, burst: 10_000 };
 
 /// The counts and rates of one server.
 pub(crate) struct Usage {
     pub(crate) handshakes: Handshakes,
     pub(crate) handshake_rates: Rates<IpAddr>,
     pub(crate) request_rates: Rates<Fingerprint>,
-    pub(crate) address_rates: Rates<IpAddr>,
+    /// Requests of each address, by both doors together.
+    pub(crate) address_rates: Arc<Rates<IpAddr>>,
     /// New IDs for each address, by both doors together.
     pub(crate) registration_rates: Arc<Rates<IpAddr>>,
     /// Of each node, by the first of its IDs: it stays through every rotation.
     pub(crate) rotation_rates: Rates<NodeId>,
-    /// What is told to the operator.
-    pub(crate) refusal_rates: Rates<IpAddr>,
+    /// What the operator is told of those who fail, and of those who change something.
+    pub(crate) failures_told: Rates<IpAddr>,
+    pub(crate) changes_told: Rates<IpAddr>,
     /// Requests whose answers have not been taken yet, of each key.
     pub(crate) requests: Tally<Fingerprint>,
     /// The same of each address, and in all.
@@ -49,10 +55,11 @@ impl Usage {
             handshakes: Handshakes::default(),
             handshake_rates: Rates::new(bounds.handshakes),
             request_rates: Rates::new(bounds.requests),
-            address_rates: Rates::new(bounds.address_requests),
+            address_rates: Arc::new(Rates::new(bounds.address_requests)),
             registration_rates: Arc::new(Rates::new(bounds.registrations)),
             rotation_rates: Rates::slow(bounds.rotations),
-            refusal_rates: Rates::new(REFUSALS),
+            failures_told: Rates::new(FAILURES),
+            changes_told: Rates::new(CHANGES),
             requests: Tally::default(),
             requests_of: Tally::default(),
             watches: Tally::default(),

@@ -41,6 +41,9 @@ const BOUNDS: Connections = Connections {
 /// New IDs for each address.
 const REGISTRATIONS: Rate = Rate { per_second: 1, burst: 4 };
 
+/// Requests of an address: more than any other test makes at once.
+const REQUESTS: Rate = Rate { per_second: 1000, burst: 200 };
+
 /// Where clients come from.
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -92,6 +95,7 @@ impl Host {
             bounds,
             stop: CancellationToken::new(),
             around: Surroundings::default(),
+            request_rates: Arc::new(Rates::new(REQUESTS)),
             registration_rates: Arc::new(Rates::new(REGISTRATIONS)),
         }))
     }
@@ -786,6 +790,22 @@ async fn an_error_is_told_and_ends_the_session() {
         assert!(matches!(closed, Closed::Ended(End::OutOfTurn { .. })), "{closed}");
         assert!(story.member.is_none());
     }
+}
+
+/// By a clock of the tests' own the rate stands still, and the answer comes when the session ends.
+#[tokio::test]
+async fn who_asks_faster_than_it_may_is_held_up() {
+    let host = Host::new(BOUNDS);
+    let mut client = host.greet_and_pause(Dialect::V1_9, WIDE).await;
+    let began = Instant::now();
+    let mut asked = 0;
+    while began.elapsed().is_zero() {
+        client.send(&Request::Credentials).await;
+        client.receive().await;
+        asked += 1;
+        assert!(asked <= 2 * REQUESTS.burst, "there is a rate");
+    }
+    assert!(asked > REQUESTS.burst, "{asked}");
 }
 
 /// What is known is no registration, and the session goes on with it.

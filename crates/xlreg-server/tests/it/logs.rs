@@ -4,12 +4,15 @@ use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use xlreg_api::v2::ErrorReason;
+use xlreg_server::config::Connections;
 
 use crate::admission::with_token;
 use crate::caller::{Caller, refused};
@@ -105,6 +108,22 @@ async fn what_changes_nothing_is_not_told() {
     assert_eq!(log.take(Level::INFO), Vec::<String>::new());
     caller.rotate(sig_key(1)).await.unwrap();
     assert_eq!(count(&log.take(Level::INFO), "keys rotated"), 1);
+}
+
+/// Of those who fail without saying who they are there may be as many as an address has ports.
+#[tokio::test]
+async fn connections_that_come_to_nothing_are_not_told_without_end() {
+    let (log, _guard) = Log::listen();
+    let silent = Connections { hello: Duration::from_millis(1), ..patient() };
+    let server = Running::in_memory(silent).await;
+    for _ in 0..60 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    }
+    let lines = log.0.lock().unwrap().clone();
+    let at = |level: Level| count(&lines, &format!("{level} session over: no hello in 1 ms"));
+    assert_eq!(at(Level::INFO) + at(Level::DEBUG), 60, "{lines:?}");
+    assert!((50..60).contains(&at(Level::INFO)), "{} told", at(Level::INFO));
 }
 
 /// With who was refused and why, and nothing of what it sent.

@@ -12,6 +12,7 @@ use xlreg_server::config::Modern;
 use xlreg_server::rates::{Rate, SlowRate};
 
 use crate::caller::{Asked, Caller, refused};
+use crate::frames::{DATA, END_STREAM, HEADERS, REFLECTION, Raw, frame, opening};
 use crate::rigged::{Mood, Rigged};
 use crate::support::{Running, patient, sig_key, soon};
 
@@ -185,6 +186,39 @@ async fn one_key_asks_no_faster_than_it_may_on_all_its_connections_together() {
         limited(fast.await, ErrorReason::RateLimited, "requests");
     }
     assert!(Caller::connect(server.address, 1).await.is_served().await);
+}
+
+/// Or a few keys could have all that the registry's thread can do.
+#[tokio::test]
+async fn what_takes_the_registry_longer_counts_for_more() {
+    let requests = Rate { per_second: 1, burst: 25 };
+    let server = serve(Limits::default(), Modern { requests, ..Modern::default() }).await;
+    let mut caller = Caller::connect(server.address, 0).await;
+    assert!(caller.list().await.is_ok() && caller.list().await.is_ok());
+    let fault = limited(caller.list().await, ErrorReason::RateLimited, "requests");
+    assert!(fault.retry_after.unwrap() > Duration::from_secs(1));
+    assert!(caller.is_served().await, "five are left for what takes less");
+}
+
+/// The questions of one stream have no other bound.
+#[tokio::test]
+async fn answers_of_reflection_count_as_requests() {
+    let requests = Rate { per_second: 1, burst: 8 };
+    let server = serve(Limits::default(), Modern { requests, ..Modern::default() }).await;
+    let mut raw = Raw::greeted(1, server.address, 0, &[]).await;
+    // Which services there are, in the frame of a message.
+    let question = frame(DATA, 0, 1, &[0, 0, 0, 0, 2, 0x3A, 0]);
+    raw.send(&[opening(1, REFLECTION), question.repeat(50)].concat()).await.unwrap();
+    let (mut answers, mut trailers) = (0, 0);
+    while trailers == 0 {
+        let next = soon(raw.next()).await.unwrap();
+        let ends = next.flags & END_STREAM != 0;
+        answers += usize::from(next.kind == DATA && !next.payload.is_empty());
+        trailers += usize::from(next.kind == HEADERS && ends);
+    }
+    assert!((1..50).contains(&answers), "{answers}");
+    let mut same_key = Caller::from(2, server.address, 0).await;
+    limited(same_key.describe().await, ErrorReason::RateLimited, "requests");
 }
 
 /// Keys are cheap to make, and an address has as many as it likes.
