@@ -188,11 +188,18 @@ async fn show(args: &ShowOneArgs) -> anyhow::Result<Code> {
 
 async fn wait(args: &WaitArgs) -> anyhow::Result<Code> {
     let began = Instant::now();
+    let mut told = !args.output.is_human();
     let roster = until_reached(args.timeout, async || {
         let rest = || args.timeout.saturating_sub(began.elapsed());
         let found = timeout(rest(), args.which.find()).await;
         let Found { registry, identity, cluster } =
             found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))?;
+        if !std::mem::replace(&mut told, true)
+            && let Ok(Ok(roster)) = timeout(rest(), registry.show(&identity, &cluster)).await
+            && let Some(waiting) = output::waiting_for(&roster, args.timeout)
+        {
+            output::note(&format!("cluster {cluster}: {waiting}"));
+        }
         let roster = registry.wait(&identity, &cluster, rest()).await;
         let roster = roster.map_err(|error| error.since(began));
         roster.with_context(|| format!("waiting for cluster {cluster}"))

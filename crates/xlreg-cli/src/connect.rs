@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use directories::ProjectDirs;
-use xlreg::{ClusterKey, Dialect, Identity, Name, Registry};
+use xlreg::{ClusterKey, Dialect, Identity, Name, Registry, TokenSecret};
 
 use crate::exit::{Code, Ending};
 
@@ -145,6 +145,10 @@ pub(crate) fn cluster_key(text: &str) -> Result<ClusterKey, String> {
         && let Ok(id) = text.parse()
     {
         return Ok(ClusterKey::Id(id));
+    }
+    if TokenSecret::parse(text).is_ok() {
+        let message = "this is a token's secret: give it with --token, and the cluster's name here";
+        return Err(message.to_owned());
     }
     text.parse()
         .map(ClusterKey::Name)

@@ -92,6 +92,11 @@ impl CreateArgs {
         if self.policy != PolicyFlag::Keys && !self.allow.is_empty() {
             return Err(Ending::new(Code::Usage, "--allow goes with --policy keys").into());
         }
+        // Who says how long a token lasts does not want a cluster that is open.
+        if self.policy != PolicyFlag::Token && self.token.are_given() {
+            let message = "--token-ttl and --token-uses go with --policy token";
+            return Err(Ending::new(Code::Usage, message).into());
+        }
         let LifetimeArgs { fill_within, ttl, idle } = self.lifetime;
         let lifetime = Lifetime { fill_within, ttl, idle, with_owner: false };
         let plain = NewCluster::open(self.name.clone(), self.size, self.endpoints);
@@ -101,6 +106,7 @@ impl CreateArgs {
 
 pub(crate) async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     let new = args.cluster()?;
+    args.handing.check()?;
     let registry = args.connect.registry()?;
     let identity = args.who.identity().await?;
     let doing = || format!("creating cluster {}", new.name);
@@ -186,6 +192,15 @@ fn remark(new: &NewCluster, made: &Cluster, me: Fingerprint) -> Option<String> {
             new.name
         ));
     }
+    if let (Policy::Keys(asked), Policy::Keys(kept)) = (&new.policy, &made.policy)
+        && asked != kept
+    {
+        return Some(format!(
+            "cluster {} was there already, and the keys that may join it stay as they were; delete it \
+             first to name others",
+            new.name
+        ));
+    }
     let mut asked = Life::new(&new.lifetime, made.life.created);
     // Once it has been full, that is over.
     asked.fill_by = asked.fill_by.and(made.life.fill_by);
@@ -228,6 +243,11 @@ mod tests {
         assert_eq!(remark(&new, &made(&new, me), me), None);
         let other = Fingerprint::from_bytes([2; 32]);
         assert!(remark(&new, &made(&new, other), me).unwrap().contains("another's"));
+
+        let listed = NewCluster { policy: Policy::Keys([me].into()), ..new.clone() };
+        assert_eq!(remark(&listed, &made(&listed, me), me), None);
+        let others = NewCluster { policy: Policy::Keys([other].into()), ..new.clone() };
+        assert!(remark(&listed, &made(&others, me), me).unwrap().contains("stay as they were"));
 
         let lasting = made(&new, me);
         new.lifetime.ttl = Some(Duration::from_secs(60));

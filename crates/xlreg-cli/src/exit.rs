@@ -127,7 +127,9 @@ fn hint(error: &Error) -> Option<&'static str> {
             "those who joined keep their places: start the missing ones and run this again, or \
              allow more with --timeout",
         ),
-        Error::Refused { reason: Reason::Known(refusal), .. } => hint_on_refusal(refusal),
+        Error::Refused { request, reason: Reason::Known(refusal) } => {
+            hint_on_refusal(request, refusal)
+        }
         // The old wire has the text alone.
         Error::Refused { reason: Reason::Other(text), .. } => hint_on_endpoints(text),
         Error::Refused { reason: Reason::Fault(fault), .. } => match fault.reason {
@@ -142,19 +144,30 @@ fn hint(error: &Error) -> Option<&'static str> {
     }
 }
 
+/// What one may ask for of a cluster that is not there yet.
+const FOR_ANY_CLUSTER: [&str; 5] = ["Join", "JoinCluster", "GetCluster", "WatchCluster", "Get"];
+
 fn hint_on_endpoints(text: &str) -> Option<&'static str> {
     text.contains("too few endPoints").then_some("repeat --endpoint, once for each")
 }
 
-fn hint_on_refusal(refusal: &Refusal) -> Option<&'static str> {
+fn hint_on_refusal(request: &str, refusal: &Refusal) -> Option<&'static str> {
     match refusal {
-        Refusal::UnknownClusterId | Refusal::UnknownClusterName => Some(
-            "check the name and the registry (xlreg cluster list), or make it: xlreg cluster create \
-             NAME --size N",
-        ),
+        Refusal::UnknownClusterId | Refusal::UnknownClusterName
+            if FOR_ANY_CLUSTER.contains(&request) =>
+        {
+            Some(
+                "check the name and the registry (xlreg cluster list), or make it: xlreg cluster create \
+                 NAME --size N",
+            )
+        }
+        Refusal::UnknownClusterId | Refusal::UnknownClusterName => {
+            Some("see which clusters this registry has: xlreg cluster list")
+        }
         Refusal::ClusterFull { .. } => Some(
             "see who is in it: xlreg cluster show NAME; a member comes back with the --name and \
-             --identity it joined with",
+             --identity it joined with, and the rank of one that has left is kept for it, unless its \
+             owner frees it: xlreg cluster expel NAME MEMBER",
         ),
         Refusal::MemberNameInUse => Some(
             "choose another --name; or, to come back as that member, use the --identity it joined \

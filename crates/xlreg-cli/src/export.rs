@@ -203,7 +203,7 @@ impl ExportArgs {
              xlreg cluster wait {cluster}{then}, or export those who are there with --incomplete",
             roster.title(),
             size - here,
-            there.join(", "),
+            if there.is_empty() { "nobody".to_owned() } else { there.join(", ") },
         );
         Err(Ending::new(Code::Incomplete, message).into())
     }

@@ -1,5 +1,6 @@
 //! Invitations handed out: the one line that another machine needs, or the file to carry there.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -28,16 +29,39 @@ pub(crate) enum Handed {
 }
 
 impl Handing {
+    /// Whether the file, if there is to be one, can be written. Asked before there is anything to
+    /// write: a token whose secret is lost is good all the same.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        let Some(path) = &self.invitation_file else { return Ok(()) };
+        if path.is_dir() {
+            return Err(unwritten(path, "it is a directory; name a file in it").into());
+        }
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        tempfile::tempfile_in(dir.unwrap_or(Path::new(".")))
+            .map(drop)
+            .map_err(|error| unwritten(path, without_path(&error)).into())
+    }
+
     /// Writes the file, if there is to be one.
     pub(crate) fn hand_over(&self, invitation: &Invitation) -> anyhow::Result<Handed> {
         let text = invitation.to_text();
         let Some(path) = &self.invitation_file else { return Ok(Handed::Text(text)) };
         let line = Zeroizing::new(format!("{}\n", text.as_str()));
-        files::replace(path, line.as_bytes(), Mode::Private).map_err(|error| {
-            let message = format!("writing the invitation {}: {error}", path.display());
-            Ending::new(Code::Failed, message)
-        })?;
+        files::replace(path, line.as_bytes(), Mode::Private)
+            .map_err(|error| unwritten(path, error))?;
         Ok(Handed::File(path.clone()))
+    }
+}
+
+fn unwritten(path: &Path, why: impl std::fmt::Display) -> Ending {
+    Ending::new(Code::Failed, format!("writing the invitation {}: {why}", path.display()))
+}
+
+/// The error alone: tempfile adds where it was, under a name that nobody knows.
+fn without_path(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code).to_string(),
+        None => io::Error::from(error.kind()).to_string(),
     }
 }
 

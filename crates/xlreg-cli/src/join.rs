@@ -1,7 +1,6 @@
 //! `xlreg join`: become a member, wait for the roster, optionally become a program.
 
 use std::convert::Infallible;
-use std::io::IsTerminal as _;
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -147,10 +146,10 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
     } else {
-        if args.output.is_human() && std::io::stderr().is_terminal() {
+        if args.output.is_human() {
             let roster = membership.roster().await.with_context(doing)?;
-            if let Some(waiting) = waiting_for(&roster, args.timeout) {
-                output::note(&waiting);
+            if let Some(waiting) = output::waiting_for(&roster, args.timeout) {
+                output::note(&format!("joined: {waiting}"));
             }
         }
         let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
@@ -167,15 +166,6 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }
     Ok(Joined { dir, roster, rank, roster_file })
-}
-
-/// What somebody at a terminal should know who is about to wait.
-fn waiting_for(roster: &Roster, at_most: Duration) -> Option<String> {
-    let (here, size) = (roster.members.len(), roster.size);
-    let at_most = humantime::format_duration(at_most);
-    (!roster.is_complete()).then(|| {
-        format!("joined: {here} of {size} are here; waiting for the others, {at_most} at most")
-    })
 }
 
 /// Original servers let in whoever comes, also beyond the size.

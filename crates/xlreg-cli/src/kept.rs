@@ -105,7 +105,9 @@ pub(crate) fn member(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Resul
     let (members, mut names) = members(cluster)?;
     // Who was never let in left an identity, too, but is no member.
     let joined = |name: &String| file_in(&members.join(name)).is_some();
-    if name.is_none() && names.iter().any(joined) {
+    if name.is_none_or(|name| !names.iter().any(|kept| kept == name.as_str()))
+        && names.iter().any(joined)
+    {
         names.retain(joined);
     }
     let missing = |message: String| Ending::new(Code::NotFound, message).into();

@@ -81,6 +81,14 @@ pub(crate) fn roster(roster: &Roster) -> String {
     with_members(format!("cluster {} ({}): {}", roster.title(), roster.id, state(roster)), roster)
 }
 
+/// What somebody should know who is about to wait for a cluster to be full, be it from a log.
+pub(crate) fn waiting_for(roster: &Roster, at_most: Duration) -> Option<String> {
+    let (here, size) = (roster.members.len(), roster.size);
+    let at_most = humantime::format_duration(at_most);
+    (!roster.is_complete())
+        .then(|| format!("{here} of {size} are here; waiting for the others, {at_most} at most"))
+}
+
 /// The same for a terminal that may be narrow: what can be missed stands to the right.
 pub(crate) fn live(roster: &Roster) -> String {
     with_members(format!("cluster {}: {}", roster.title(), state(roster)), roster)

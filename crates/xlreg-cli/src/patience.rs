@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use xlreg::Error;
 
-use crate::output;
+use crate::{exit, output};
 
 /// The first and the longest pause before the next try.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -53,7 +53,8 @@ pub(crate) async fn until_reached<T>(
         }
         if pause == PAUSE_MIN {
             let left = humantime::format_duration(at_most);
-            output::note(&format!("{error}: trying again for up to {left}"));
+            let error = exit::message(&error);
+            output::note(&format!("xlreg: {error}; trying again for up to {left}"));
         }
         sleep(pause).await;
     }

@@ -72,7 +72,7 @@ impl Place {
         };
         let refused = |error| {
             let message = format!(
-                "cannot use the key pool: {error}; or name another directory with --key-pool"
+                "cannot use the key pool: {error}; another directory can be named with --key-pool"
             );
             Ending::new(Code::Failed, message)
         };

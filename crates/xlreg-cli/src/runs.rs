@@ -219,7 +219,9 @@ fn only(mut runs: Vec<Found>) -> anyhow::Result<Found> {
         ),
         (Some(_), false) => Ending::new(
             Code::Usage,
-            format!("several clusters run here, name one of them: {names}"),
+            format!(
+                "several clusters run here; say which, with -c where there is that flag: {names}"
+            ),
         ),
     };
     Err(ending.into())

@@ -86,6 +86,7 @@ struct Look {
 impl Look {
     /// Looks at the memory and the keys.
     fn at(dir: &Path) -> anyhow::Result<Self> {
+        refuse_closed(dir)?;
         if !LocalEngine::exists(dir)
             && !Home::exists(dir)
             && !dir.join(restore::UNFINISHED).exists()
@@ -137,6 +138,19 @@ impl Look {
     }
 }
 
+/// What is not ours to look into may hold a registry all the same.
+fn refuse_closed(dir: &Path) -> anyhow::Result<()> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let shown = dir.display();
+            let message =
+                format!("cannot look into {shown}: {error}; run this as the registry's user");
+            Err(Ending::new(Code::Failed, message).into())
+        }
+        _ => Ok(()),
+    }
+}
+
 fn check_store(args: &CheckArgs) -> anyhow::Result<Code> {
     let dir = args.data.dir()?;
     let look = Look::at(&dir)?;
@@ -164,9 +178,11 @@ fn check_store(args: &CheckArgs) -> anyhow::Result<Code> {
         return Ok(Code::Done);
     }
     let message = format!(
-        "the registry in {} is damaged; nothing was changed. Restore a backup with `xlreg store \
-         restore BACKUP --data DIR --replace`, which keeps what is there aside",
-        dir.display()
+        "the registry in {} is not sound; nothing was changed. Where it is said above what to do, \
+         do that; else restore a backup: xlreg store restore BACKUP --data {} --replace, which keeps \
+         what is there aside",
+        dir.display(),
+        shell_word(&dir)
     );
     Err(Ending::new(Code::Failed, message).into())
 }

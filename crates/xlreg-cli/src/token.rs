@@ -44,19 +44,28 @@ pub(crate) struct CreateArgs {
 /// How long and how often a token is good.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct Terms {
-    /// How long the token can be used: 1s to 366 days
-    #[arg(long, value_name = "TIME", default_value = "1day", value_parser = duration)]
-    pub(crate) token_ttl: Duration,
+    /// How long the token can be used: 1s to 366 days [default: 1day]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) token_ttl: Option<Duration>,
     /// How many members may join with the token [default: as many as the cluster is for]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) token_uses: Option<u32>,
 }
 
+/// How long a token can be used unless it is said.
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
 impl Terms {
     /// What to issue.
     pub(crate) fn token(self, label: &str) -> NewToken {
         let max_uses = self.token_uses.unwrap_or(0);
-        NewToken { ttl: Some(self.token_ttl), max_uses, label: label.to_owned() }
+        let ttl = self.token_ttl.unwrap_or(TOKEN_TTL);
+        NewToken { ttl: Some(ttl), max_uses, label: label.to_owned() }
+    }
+
+    /// Whether anything is said.
+    pub(crate) fn are_given(self) -> bool {
+        self.token_ttl.is_some() || self.token_uses.is_some()
     }
 }
 
@@ -93,6 +102,7 @@ fn token_id(text: &str) -> Result<TokenId, String> {
 
 async fn create(args: &CreateArgs) -> anyhow::Result<Code> {
     let Found { registry, identity, cluster } = args.which.find().await?;
+    args.handing.check()?;
     let doing = || format!("issuing a token for cluster {cluster}");
     let issued = registry.create_token(&identity, &cluster, &args.terms.token(&args.label)).await;
     let (secret, token) = issued.with_context(doing)?;

@@ -260,7 +260,8 @@ impl Report {
         if let Ok(file) = fs::metadata(path) {
             let mode = std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o777;
             if mode & 0o077 != 0 {
-                let problem = format!("others may open it (mode {mode:o}): chmod 600");
+                let shown = path.display();
+                let problem = format!("others may open it (mode {mode:o}): chmod 600 {shown}");
                 self.find(path, None, None, problem);
             }
         }

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -316,6 +316,13 @@ async fn launch(
     // Only now: who stops may have something to say to its peers.
     let carried = tunnels.stop().await;
     let outcome = outcome.and_then(|code| if asked { Ok(code) } else { carried.map(|()| code) });
+    if plan.detach
+        && all_up.is_cancelled()
+        && let Err(error) = &outcome
+    {
+        // Whoever started it has gone, and looks at the log for why it ended.
+        console.note(exit::message(error)).await;
+    }
     if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
         let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
         let note = format!("what its programs wrote is kept: xlreg logs -c {id}; xlreg down {id}");
@@ -428,7 +435,16 @@ fn prepare(
         environment.push((name.into(), Some(value.into())));
     }
     for file in &plan.files {
-        let path = member.dir.join(file.path.fill_with(&values));
+        let named = PathBuf::from(file.path.fill_with(&values));
+        if named.components().any(|part| part == Component::ParentDir) {
+            let message = format!(
+                "--template: {} leads out of where it begins; name it from the root, or below the \
+                 member's directory",
+                named.display()
+            );
+            return Err(misuse(message));
+        }
+        let path = member.dir.join(named);
         refuse_tls_file(plan, member, &path)?;
         if !written.insert(path.clone()) {
             let message = format!(

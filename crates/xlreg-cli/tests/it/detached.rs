@@ -88,7 +88,8 @@ fn an_ended_run_keeps_its_log_until_it_is_cleared_away() {
     eventually("it has ended", || {
         world.run(&["ps"]).expect(0).out.contains("ended: member_1 failed: exit status: 1")
     });
-    world.run(&["logs"]).expect(0).prints(&["member_0 | 0 says", "member_1 | 1 says"]);
+    let why = "member_1 failed: exit status: 1";
+    world.run(&["logs"]).expect(0).prints(&["member_0 | 0 says", "member_1 | 1 says", why]);
     let followed = world.run(&["logs", "-f", "1"]);
     assert_eq!(followed.expect(0).out, "member_1 | 1 says\n");
     world.run(&["kill", "0"]).expect(1).says(&["does not run any more", "xlreg down brief"]);

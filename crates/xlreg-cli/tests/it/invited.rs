@@ -253,9 +253,26 @@ fn an_invitation_that_is_not_whole_is_refused_and_never_repeated() {
     ] {
         join(&world, &text, "a", &[]).expect(code).says(&["joining ", part]);
     }
+    // A token is no cluster's name, and must not be sent as one.
+    let done = join(&world, &token, "a", &[]);
+    done.expect(2).says(&["give it with --token", "Usage: xlreg join"]);
+    assert!(!done.err.contains(&token[8..20]), "{done:#?}");
     // What a later version may add is skipped.
     join(&world, &format!("{invitation}&later=1"), "a", &[]).expect(0);
     assert_eq!(tokens(&world, &server)[0]["uses"], json!(1));
+}
+
+/// A token whose secret is lost would be good all the same, and a cluster there already.
+#[test]
+fn nothing_is_made_for_an_invitation_that_can_not_be_written() {
+    let world = World::new();
+    let server = world.registry();
+    let create = ["cluster", "create", "alpha", "-n", "2", "--policy", "token"];
+    for (file, part) in [("../data", "it is a directory"), ("none/file", "No such file")] {
+        let to = [&create[..], &["--invitation-file", file]].concat();
+        world.ask(&server, &to).expect(1).says(&[&format!("invitation {file}: {part}")]);
+        world.ask(&server, &["cluster", "show", "alpha"]).expect(5);
+    }
 }
 
 #[test]
@@ -267,7 +284,9 @@ fn who_was_refused_is_no_member_that_could_be_meant() {
     world.ask(&server, &refused).expect(4);
     // It waits in vain, but is in.
     let waits = ["join", &invitation, "--name", "a", "--endpoint", "h:1", "--timeout", "1s"];
-    world.run(&waits).expect(7);
+    world.run(&waits).expect(7).says(&["joined: 1 of 3 are here; waiting for the others, 1s"]);
     assert_eq!(world.list("data/xlreg/members/alpha").len(), 2);
+    let wait = ["cluster", "wait", "alpha", "--timeout", "300ms"];
+    world.ask(&server, &wait).expect(7).says(&["cluster alpha: 1 of 3 are here; waiting"]);
     world.run(&["leave", "alpha"]).expect(0);
 }

@@ -74,7 +74,7 @@ fn a_flipped_byte_is_found_and_where_it_is() {
     registry(&world, &own_address()).stop();
     flip(&world.path("work/d/registry.db"), b"127.0.0.1:4001");
     let done = checked(&world, "d");
-    done.expect(1).says(&["is damaged; nothing was changed", "xlreg store restore"]);
+    done.expect(1).says(&["is not sound; nothing was changed", "xlreg store restore"]);
     let told = done.json();
     assert_eq!(told["sound"], false);
     let found = &told["findings"][0];

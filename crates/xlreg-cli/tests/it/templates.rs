@@ -53,13 +53,14 @@ fn unknown_names_are_refused_with_a_suggestion_before_anything_starts() {
     let world = World::new();
     fs::write(world.path("work/bad.conf"), "fine\nlisten {prot}\n").unwrap();
     fs::write(world.path("work/good.conf"), "").unwrap();
-    let cases: [(&[&str], &[&str], &[&str]); 8] = [
+    let cases: [(&[&str], &[&str], &[&str]); 9] = [
         (&[], &["{nmae}"], &["nmae", "{name}"]),
         (&["--env", "A={hots}"], &["x"], &["--env A", "hots", "{host}"]),
         (&["--template", "bad.conf=out"], &["x"], &["bad.conf", "prot", "{port}"]),
         (&["--template", "good.conf={nam}"], &["x"], &["--template's OUT", "nam"]),
         (&["--template", "no.conf=out"], &["x"], &["no.conf"]),
         (&["--template", ".=out"], &["x"], &["not a file"]),
+        (&["--template", "good.conf=a/../../out"], &["x"], &["a/../../out leads out"]),
         (&["--ready", "http://{hst}/"], &["x"], &["--ready", "hst"]),
         (&["--self-join"], &["{endpoint}"], &["endpoint"]),
     ];

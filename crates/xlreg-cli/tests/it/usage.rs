@@ -87,6 +87,10 @@ fn misuse_shows_the_usage_of_that_subcommand_and_a_hint() {
         (&["cluster", "delete", "a"], &["--registry", "Usage: xlreg cluster delete"]),
         (&["cluster", "delete", "a", "b"], &["'b'", "Usage: xlreg cluster delete"]),
         (&["cluster", "create", "a", "-n", "2", "--policy", "all"], &["open, token, keys"]),
+        (
+            &["cluster", "create", "a", "-n", "2", "--token-ttl", "1h", "--registry", "none"],
+            &["go with --policy token"],
+        ),
         (&["token"], &["Usage: xlreg token <COMMAND>"]),
         (&["token", "create", "a"], &["--registry", "Usage: xlreg token create"]),
         (&["token", "revoke", "a"], &["<TOKEN>", "Usage: xlreg token revoke"]),
@@ -300,6 +304,10 @@ fn completions_and_manual_pages_come_out() {
         let page = &format!("xlreg-{page}.1");
         assert!(pages.iter().any(|found| found == page), "{page}: {pages:?}");
     }
+    let page = std::fs::read_to_string(world.path("work/pages/xlreg-join.1")).unwrap();
+    let usage = "xlreg join [OPTIONS] \\-\\-endpoint <HOST:PORT> <CLUSTER> [\\-\\- <CMD>...]";
+    assert!(page.contains(&format!(".SH SYNOPSIS\n{usage}\n")), "{page}");
+    assert!(page.contains("XLREG_REGISTRY"), "{page}");
 }
 
 /// `| head -1` reads what it wants and goes; that is nobody's fault.

@@ -205,8 +205,10 @@ async fn a_file_that_others_may_open_is_found() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await.unwrap();
     let file = dir.path().join("registry.db");
-    fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(findings(dir.path()), ["registry.db: others may open it (mode 644): chmod 600"]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let expected =
+        format!("registry.db: others may open it (mode 644): chmod 600 {}", file.display());
+    assert_eq!(findings(dir.path()), [expected]);
 }
 
 #[tokio::test]
