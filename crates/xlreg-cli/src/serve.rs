@@ -229,7 +229,14 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let (home, engine) = opened.await??;
 
     let bounds = &mut config.connections;
-    bounds.max = bounds.max.min(connections_possible(bounds.max));
+    let possible = connections_possible(bounds.max);
+    if possible < bounds.max {
+        // Or one address could have all of what is less now.
+        if bounds.max_per_address <= bounds.max / 2 {
+            bounds.max_per_address = bounds.max_per_address.min(possible / 4).max(1);
+        }
+        bounds.max = possible;
+    }
     let listener = bind(&listen).await.map_err(|error| {
         let advice = advice_on_listening(&error);
         Ending::new(Code::Failed, format!("cannot listen on {listen}: {error}; {advice}"))

@@ -26,7 +26,7 @@ use xlreg_core::Fingerprint;
 
 use crate::meter::Credit;
 use crate::modern::{Front, Peer, Shared};
-use crate::tally::{Place, Tally};
+use crate::tally::{Place, Tally, fair};
 
 /// Bytes that a request earns a connection: its headers, and what frames and records add.
 const REQUEST_EARNS: usize = 2 * 1024;
@@ -288,7 +288,7 @@ pub(crate) struct Places {
 
 impl Places {
     /// Takes so much room in a tally for an address and in all, unless either would have more than
-    /// its `max`.
+    /// its `max`, or the address more than is left for all others.
     fn take(
         of_key: Option<Place<Fingerprint>>,
         tally: &Tally<Option<IpAddr>>,
@@ -296,7 +296,8 @@ impl Places {
         room: usize,
         [per_address_max, max]: [usize; 2],
     ) -> Option<Arc<Self>> {
-        let of_address = tally.take_room(Some(site), room, per_address_max)?;
+        let may_have = fair(per_address_max, max, tally.of(&None));
+        let of_address = tally.take_room(Some(site), room, may_have)?;
         let of_all = tally.take_room(None, room, max)?;
         Some(Arc::new(Self { _of_key: of_key, _of_address: of_address, _of_all: of_all }))
     }

@@ -19,7 +19,7 @@ use xlreg_proto::session::{End, Identity};
 use xlreg_store::{Engine, StoreError};
 use xlreg_tls::{ServerTls, TlsError};
 
-use crate::config::Config;
+use crate::config::{Config, Connections};
 use crate::connection::{Closed, Connection, Shared, Story};
 use crate::door::{Door, Rewound};
 use crate::lifetimes::{self, Presence};
@@ -27,7 +27,7 @@ use crate::modern::{self, Front, Over, Peer};
 use crate::notary::Notary;
 use crate::pool::Pool;
 use crate::surroundings::Surroundings;
-use crate::tally::{Tally, site};
+use crate::tally::{Tally, fair, site};
 use crate::usage::Usage;
 
 /// How long to leave a listener alone that has just failed to accept, say for want of file
@@ -186,7 +186,10 @@ impl Server {
         sessions: &mut JoinSet<()>,
     ) {
         let number = self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        let max = self.shared.bounds.max_per_address;
+        let Connections { max, max_per_address, .. } = self.shared.bounds;
+        // This one has its permit already.
+        let left = permit.semaphore().available_permits() + 1;
+        let max = fair(max_per_address, max, max.saturating_sub(left));
         let Some(place) = self.counters.addresses.take(site(peer.ip()), max) else {
             self.counters.turned_away.fetch_add(1, Ordering::Relaxed);
             debug!(%peer, "turned away: {max} connections from this address are open");

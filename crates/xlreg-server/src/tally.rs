@@ -16,6 +16,13 @@ pub(crate) fn site(address: IpAddr) -> IpAddr {
     }
 }
 
+/// How many one address may have where it may have `each` and all together `max`, of which `used` are
+/// taken: no more than are left for all others, or a few addresses could take all there are. Whoever
+/// lets one address have more than half of them means it.
+pub(crate) fn fair(each: usize, max: usize, used: usize) -> usize {
+    if each > max / 2 { each } else { each.min(max.saturating_sub(used)) }
+}
+
 /// How many of something each `K` has. Cheap to clone; clones count together.
 #[derive(Debug)]
 pub(crate) struct Tally<K>(Arc<Mutex<HashMap<K, usize>>>);
@@ -103,6 +110,26 @@ mod tests {
         let tally = Tally::default();
         assert!(tally.take("a", 0).is_none());
         assert!(tally.lock().is_empty());
+    }
+
+    /// How many addresses it takes until one that has nothing gets nothing.
+    #[test]
+    fn a_few_addresses_do_not_take_all_there_is() {
+        let (each, max) = (256, 1024);
+        let tally = Tally::default();
+        let mut held = Vec::new();
+        let mut addresses = 0;
+        while held.len() < max {
+            addresses += 1;
+            let before = held.len();
+            while let Some(place) = tally.take(addresses, fair(each, max, held.len())) {
+                held.push(place);
+            }
+            assert!(held.len() > before, "address {addresses} gets nothing");
+            assert!(addresses < 4 || held.len() - before < each, "and no more than there is left");
+        }
+        assert!(addresses >= 12, "{addresses}");
+        assert_eq!(fair(1024, 1024, 1000), 1024, "it may have all");
     }
 
     #[test]
