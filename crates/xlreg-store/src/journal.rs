@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -59,8 +60,7 @@ impl Journal {
             }
             create(dir, &path, registry)?;
         }
-        let (mut connection, version) = open(&path)?;
-        let state = load(&mut connection, &path, version, |loader| {
+        let (connection, state) = open(&path, |loader| {
             let got = loader.owner()?;
             if got != registry {
                 return Err(StoreError::OtherRegistry {
@@ -207,25 +207,59 @@ fn load(
     Ok(state)
 }
 
-/// Opens a file that is there, and checks all that can be checked without reading it as rows. Gives
-/// its schema version, too.
-fn open(path: &Path) -> Result<(Connection, i32), StoreError> {
+/// Opens a file that is there, checks its structure and reads it.
+fn open(
+    path: &Path,
+    read: impl FnOnce(&Loader<'_>) -> Result<Registry, StoreError>,
+) -> Result<(Connection, Registry), StoreError> {
     let failed = |source| StoreError::sqlite("open", path, source);
     refuse_stub(path)?;
-    let connection = connect(path).map_err(failed)?;
+    let mut connection = connect(path).map_err(failed)?;
     let version = version(&connection, path)?;
-    check_structure(&connection, path)?;
-    if !schema::is_ours(&connection, version).map_err(failed)? {
-        return Err(not_ours(path));
+    let mode = |sql| connection.query_row(sql, [], |row| row.get::<_, String>(0)).map_err(failed);
+    let state = if version == schema::VERSION && mode("PRAGMA journal_mode")? == "wal" {
+        alongside(path, || {
+            refuse_others(&connection, path, version)?;
+            load(&mut connection, path, version, read)
+        })?
+    } else {
+        // It is written to, and so only when it is known to be sound.
+        check_structure(path)?;
+        refuse_others(&connection, path, version)?;
+        let mode = mode("PRAGMA journal_mode = WAL")?;
+        if mode != "wal" {
+            let path = path.to_owned();
+            return Err(StoreError::NoLog { path, mode });
+        }
+        load(&mut connection, path, version, read)?
+    };
+    Ok((connection, state))
+}
+
+fn refuse_others(connection: &Connection, path: &Path, version: i32) -> Result<(), StoreError> {
+    let ours = schema::is_ours(connection, version);
+    if ours.map_err(|source| StoreError::sqlite("open", path, source))? {
+        Ok(())
+    } else {
+        Err(not_ours(path))
     }
-    // Only now that it is known to be sound and ours is it written to.
-    let journal_mode = "PRAGMA journal_mode = WAL";
-    let mode: String = connection.query_row(journal_mode, [], |row| row.get(0)).map_err(failed)?;
-    if mode != "wal" {
-        let path = path.to_owned();
-        return Err(StoreError::NoLog { path, mode });
-    }
-    Ok((connection, version))
+}
+
+/// Reads a file while its structure is checked on another core: each takes a good part of a start.
+fn alongside<T>(
+    path: &Path,
+    read: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    thread::scope(|scope| {
+        let checking = thread::Builder::new()
+            .name("xlreg-check".to_owned())
+            .spawn_scoped(scope, || check_structure(path))
+            .map_err(|source| StoreError::Thread { source })?;
+        let state = read();
+        // Of a file that is not sound this says more than whatever came of reading it.
+        checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        state
+    })
 }
 
 /// SQLite would take a file of next to nothing for a new database, and throw its log away.
@@ -280,9 +314,9 @@ pub(crate) fn version(connection: &Connection, path: &Path) -> Result<i32, Store
 }
 
 /// Lets SQLite check its own structure. Rows that were lost with a page can't be missed otherwise.
-fn check_structure(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let found: String = connection
-        .pragma_query_value(None, "quick_check", |row| row.get(0))
+fn check_structure(path: &Path) -> Result<(), StoreError> {
+    let found: String = connect(path)
+        .and_then(|connection| connection.pragma_query_value(None, "quick_check", |row| row.get(0)))
         .map_err(|source| StoreError::sqlite("check", path, source))?;
     if found == "ok" {
         return Ok(());
