@@ -254,7 +254,7 @@ fn an_invitation_that_is_not_whole_is_refused_and_never_repeated() {
         join(&world, &text, "a", &[]).expect(code).says(&["joining ", part]);
     }
     // A token is no cluster's name, and must not be sent as one.
-    let done = join(&world, &token, "a", &[]);
+    let done = join(&world, token, "a", &[]);
     done.expect(2).says(&["give it with --token", "Usage: xlreg join"]);
     assert!(!done.err.contains(&token[8..20]), "{done:#?}");
     // What a later version may add is skipped.

