@@ -146,11 +146,13 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let roster = if args.no_wait {
         membership.roster().await.with_context(doing)?
     } else {
-        if args.output.is_human() {
-            let roster = membership.roster().await.with_context(doing)?;
-            if let Some(waiting) = output::waiting_for(&roster, args.timeout) {
-                output::note(&format!("joined: {waiting}"));
-            }
+        // What keeps it from being told now is for the wait to get over, or to tell.
+        let rest = args.timeout.saturating_sub(began.elapsed());
+        if args.output.is_human()
+            && let Ok(Ok(roster)) = timeout(rest, membership.roster()).await
+            && let Some(waiting) = output::waiting_for(&roster, args.timeout)
+        {
+            output::note(&format!("joined: {waiting}"));
         }
         let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
         waited.map_err(|error| error.since(began.into_std())).with_context(doing)?
