@@ -216,33 +216,30 @@ fn open(
     refuse_stub(path)?;
     let mut connection = connect(path).map_err(failed)?;
     let version = version(&connection, path)?;
-    let mode = |sql| connection.query_row(sql, [], |row| row.get::<_, String>(0)).map_err(failed);
-    let state = if version == schema::VERSION && mode("PRAGMA journal_mode")? == "wal" {
-        alongside(path, || {
-            refuse_others(&connection, path, version)?;
-            load(&mut connection, path, version, read)
-        })?
-    } else {
-        // It is written to, and so only when it is known to be sound.
-        check_structure(path)?;
-        refuse_others(&connection, path, version)?;
-        let mode = mode("PRAGMA journal_mode = WAL")?;
+    let mode = |connection: &Connection, sql| {
+        connection.query_row(sql, [], |row| row.get::<_, String>(0)).map_err(failed)
+    };
+    let is_written_to =
+        version != schema::VERSION || mode(&connection, "PRAGMA journal_mode")? != "wal";
+    let open = || {
+        if !schema::is_ours(&connection, version).map_err(failed)? {
+            return Err(not_ours(path));
+        }
+        let mode = mode(&connection, "PRAGMA journal_mode = WAL")?;
         if mode != "wal" {
             let path = path.to_owned();
             return Err(StoreError::NoLog { path, mode });
         }
-        load(&mut connection, path, version, read)?
+        load(&mut connection, path, version, read)
+    };
+    let state = if is_written_to {
+        // Only when it is known to be sound.
+        check_structure(path)?;
+        open()?
+    } else {
+        alongside(path, open)?
     };
     Ok((connection, state))
-}
-
-fn refuse_others(connection: &Connection, path: &Path, version: i32) -> Result<(), StoreError> {
-    let ours = schema::is_ours(connection, version);
-    if ours.map_err(|source| StoreError::sqlite("open", path, source))? {
-        Ok(())
-    } else {
-        Err(not_ours(path))
-    }
 }
 
 /// Reads a file while its structure is checked on another core: each takes a good part of a start.
