@@ -228,15 +228,8 @@ async fn serve(settings: Settings, hints: bool) -> anyhow::Result<Code> {
     let opened = tokio::task::spawn_blocking(move || open(&dir, name, durable, limits));
     let (home, engine) = opened.await??;
 
-    let bounds = &mut config.connections;
-    let possible = connections_possible(bounds.max);
-    if possible < bounds.max {
-        // Or one address could have all of what is less now.
-        if bounds.max_per_address <= bounds.max / 2 {
-            bounds.max_per_address = bounds.max_per_address.min(possible / 4).max(1);
-        }
-        bounds.max = possible;
-    }
+    let connections = config.connections;
+    config.connections = connections.at_most(connections_possible(connections.max));
     let listener = bind(&listen).await.map_err(|error| {
         let advice = advice_on_listening(&error);
         Ending::new(Code::Failed, format!("cannot listen on {listen}: {error}; {advice}"))

@@ -15,6 +15,7 @@ use xlreg_node::files;
 use xlreg_proto::text::FILE_BYTES_MAX;
 
 use crate::rates::{Rate, SlowRate};
+use crate::tally::is_shared;
 
 /// Milliseconds that a lookup may be held at most: well within the 20 s that our own client waits
 /// for an answer.
@@ -178,6 +179,21 @@ pub struct Connections {
     pub hold: Duration,
     /// For sessions to end by themselves when the server stops.
     pub drain: Duration,
+}
+
+impl Connections {
+    /// The same where only so many connections are possible. What one address may have goes down
+    /// with all, or it could have all of what is less then; unless it may have most as it is.
+    #[must_use]
+    pub fn at_most(mut self, possible: usize) -> Self {
+        if possible < self.max {
+            if is_shared(self.max_per_address, self.max) {
+                self.max_per_address = self.max_per_address.min(possible / 4).max(1);
+            }
+            self.max = possible;
+        }
+        self
+    }
 }
 
 impl Default for Connections {
@@ -571,6 +587,16 @@ mod tests {
     fn parse(text: &str) -> Result<Config, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         Config::from_file(&file).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_one_address_may_have_goes_down_with_all() {
+        let of = |max, max_per_address| Connections { max, max_per_address, ..Default::default() };
+        assert_eq!(of(100, 20).at_most(100), of(100, 20));
+        assert_eq!(of(100, 20).at_most(90), of(90, 20));
+        assert_eq!(of(100, 20).at_most(40), of(40, 10));
+        assert_eq!(of(100, 20).at_most(1), of(1, 1));
+        assert_eq!(of(100, 80).at_most(40), of(40, 80), "one may have most of them");
     }
 
     #[test]

@@ -20,7 +20,12 @@ pub(crate) fn site(address: IpAddr) -> IpAddr {
 /// taken: no more than are left for all others, or a few addresses could take all there are. Whoever
 /// lets one address have more than half of them means it.
 pub(crate) fn fair(each: usize, max: usize, used: usize) -> usize {
-    if each > max / 2 { each } else { each.min(max.saturating_sub(used)) }
+    if is_shared(each, max) { each.min(max.saturating_sub(used)) } else { each }
+}
+
+/// Whether all there is, `max`, is meant for several, of whom one may have `each`.
+pub(crate) fn is_shared(each: usize, max: usize) -> bool {
+    each <= max / 2
 }
 
 /// How many of something each `K` has. Cheap to clone; clones count together.
