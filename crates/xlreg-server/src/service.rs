@@ -42,6 +42,14 @@ const PAGE_MAX: usize = 1000;
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// An event for the operator if he is told of it, and else for who debugs: a macro, since the level must
+/// be known where the event is.
+macro_rules! told {
+    ($told:expr, $($event:tt)+) => {
+        if $told { info!($($event)+) } else { debug!($($event)+) }
+    };
+}
+
 /// Calls whose refusals the operator is told of: who comes in, and as whom.
 const TOLD: [&str; 3] = ["CreateCluster", "JoinCluster", "RotateKeys"];
 
@@ -104,23 +112,17 @@ impl Api {
     fn tell(&self, call: &'static str, peer: &Peer, fault: &Fault) {
         let (key, address, reason) = (peer.print(), peer.address, fault.name());
         let field = fault.metadata.get("field");
-        let refused = TOLD.contains(&call) && fault.code() != Code::Unavailable;
-        if refused && self.shared.usage.failures_told.check(&peer.site).is_ok() {
-            info!(call, reason, field, %key, peer = %address, "refused");
-        } else {
-            debug!(call, reason, field, %key, peer = %address, "refused");
-        }
+        let told = TOLD.contains(&call)
+            && fault.code() != Code::Unavailable
+            && self.shared.usage.failures_told.check(&peer.site).is_ok();
+        told!(told, call, reason, field, %key, peer = %address, "refused");
     }
 
     /// Tells the operator what somebody has done with a cluster.
     fn log(&self, caller: &Caller, what: &str, cluster: &Cluster) {
         let Cluster { name, id, .. } = cluster;
         let (key, peer) = (caller.key, caller.peer.address);
-        if self.is_told(caller) {
-            info!(cluster = %name, %id, %key, %peer, "{what}");
-        } else {
-            debug!(cluster = %name, %id, %key, %peer, "{what}");
-        }
+        told!(self.is_told(caller), cluster = %name, %id, %key, %peer, "{what}");
     }
 
     /// Whether the operator is told of one more change from where somebody is.
@@ -394,11 +396,8 @@ impl Api {
         };
         if changed {
             let (Member { id, name, .. }, peer) = (&*member, caller.peer.address);
-            if self.is_told(&caller) {
-                info!(cluster = %cluster.name, rank, %name, %id, %peer, "joined");
-            } else {
-                debug!(cluster = %cluster.name, rank, %name, %id, %peer, "joined");
-            }
+            let told = self.is_told(&caller);
+            told!(told, cluster = %cluster.name, rank, %name, %id, %peer, "joined");
         }
         let told = convert::to_cluster(&cluster, caller.sees(&cluster));
         let rank = u32::try_from(rank).unwrap_or(u32::MAX);
