@@ -145,7 +145,7 @@ fn hint(error: &Error) -> Option<&'static str> {
 }
 
 /// What one may ask for of a cluster that is not there yet.
-const FOR_ANY_CLUSTER: [&str; 5] = ["Join", "JoinCluster", "GetCluster", "WatchCluster", "Get"];
+const FOR_ANY_CLUSTER: [&str; 4] = ["Join", "JoinCluster", "GetCluster", "WatchCluster"];
 
 fn hint_on_endpoints(text: &str) -> Option<&'static str> {
     text.contains("too few endPoints").then_some("repeat --endpoint, once for each")

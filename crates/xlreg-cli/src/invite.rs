@@ -36,10 +36,7 @@ impl Handing {
         if path.is_dir() {
             return Err(unwritten(path, "it is a directory; name a file in it").into());
         }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        tempfile::tempfile_in(dir.unwrap_or(Path::new(".")))
-            .map(drop)
-            .map_err(|error| unwritten(path, without_path(&error)).into())
+        files::try_out(path).map_err(|error| unwritten(path, without_path(&error)).into())
     }
 
     /// Writes the file, if there is to be one.

@@ -103,19 +103,19 @@ fn members(cluster: &ClusterKey) -> anyhow::Result<(PathBuf, Vec<String>)> {
 /// Where `xlreg join` keeps the identity of this member.
 pub(crate) fn member(cluster: &ClusterKey, name: Option<&Name>) -> anyhow::Result<PathBuf> {
     let (members, mut names) = members(cluster)?;
+    if let Some(name) = name
+        && names.iter().any(|kept| kept == name.as_str())
+    {
+        return Ok(members.join(name.as_str()));
+    }
     // Who was never let in left an identity, too, but is no member.
     let joined = |name: &String| file_in(&members.join(name)).is_some();
-    if name.is_none_or(|name| !names.iter().any(|kept| kept == name.as_str()))
-        && names.iter().any(joined)
-    {
+    if names.iter().any(joined) {
         names.retain(joined);
     }
     let missing = |message: String| Ending::new(Code::NotFound, message).into();
     let all = names.join(", ");
     match (name, names.as_slice()) {
-        (Some(name), names) if names.iter().any(|kept| kept == name.as_str()) => {
-            Ok(members.join(name.as_str()))
-        }
         (None, [only]) => Ok(members.join(only)),
         (_, []) => Err(missing(format!(
             "no member of cluster {cluster} is kept in {}; name its identity with --identity",

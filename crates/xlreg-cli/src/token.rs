@@ -52,15 +52,11 @@ pub(crate) struct Terms {
     pub(crate) token_uses: Option<u32>,
 }
 
-/// How long a token can be used unless it is said.
-const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
-
 impl Terms {
     /// What to issue.
     pub(crate) fn token(self, label: &str) -> NewToken {
         let max_uses = self.token_uses.unwrap_or(0);
-        let ttl = self.token_ttl.unwrap_or(TOKEN_TTL);
-        NewToken { ttl: Some(ttl), max_uses, label: label.to_owned() }
+        NewToken { ttl: self.token_ttl, max_uses, label: label.to_owned() }
     }
 
     /// Whether anything is said.

@@ -58,6 +58,14 @@ pub fn replace_with(
     durability.sync_dir(parent(path))
 }
 
+/// Whether a file can be put where `path` says, as far as its directory lets one be made.
+///
+/// # Errors
+/// What the operating system says.
+pub fn try_out(path: &Path) -> io::Result<()> {
+    tempfile::tempfile_in(parent(path)).map(drop)
+}
+
 /// Writes a file if there is none; of several who try at once, one succeeds.
 ///
 /// Returns whether this one did.

@@ -317,16 +317,17 @@ async fn launch(
     let carried = tunnels.stop().await;
     let outcome = outcome.and_then(|code| if asked { Ok(code) } else { carried.map(|()| code) });
     if plan.detach
-        && all_up.is_cancelled()
         && let Err(error) = &outcome
     {
-        // Whoever started it has gone, and looks at the log for why it ended.
-        console.note(exit::message(error)).await;
-    }
-    if plan.detach && outcome.is_err() && !all_up.is_cancelled() && !is_wanted(stops) {
-        let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
-        let note = format!("what its programs wrote is kept: xlreg logs -c {id}; xlreg down {id}");
-        console.note(note).await;
+        if all_up.is_cancelled() {
+            // Whoever started it has gone, and looks at the log for why it ended.
+            console.note(exit::message(error)).await;
+        } else if !is_wanted(stops) {
+            let id = run_dir.file_name().unwrap_or_default().to_string_lossy();
+            let note =
+                format!("what its programs wrote is kept: xlreg logs -c {id}; xlreg down {id}");
+            console.note(note).await;
+        }
     }
     let printed = async {
         let _printed = printing.await;
