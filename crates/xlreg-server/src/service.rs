@@ -321,7 +321,8 @@ impl Api {
         };
         let node = self.in_time(self.shared.engine.node(&sig_key)).await?;
         if sig_key != caller.key || node.comms_keys != caller.node.comms_keys {
-            info!(old = %caller.key, new = %sig_key, peer = %caller.peer.address, "keys rotated");
+            let (told, peer) = (self.is_told(&caller), caller.peer.address);
+            told!(told, old = %caller.key, new = %sig_key, %peer, "keys rotated");
         }
         let told = |id: &NodeId| convert::to_node(*id, &sig_key, node.comms_keys.get(id));
         Ok(v2::RotateKeysResponse { nodes: ids.iter().map(told).collect() })
@@ -544,7 +545,7 @@ impl Api {
         let Outcome::Issued { token, .. } = self.apply(command).await? else {
             return Err(unexpected());
         };
-        info!(token = %token.id, key = %caller.key, "token issued");
+        told!(self.is_told(&caller), token = %token.id, key = %caller.key, "token issued");
         let secret = secret.as_str().to_owned();
         Ok(v2::CreateTokenResponse { token: Some(convert::to_token(&token)), secret })
     }
