@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use xlreg::{ClusterKey, Identity, Name, NewCluster, News, Registry};
+use xlreg::{ClusterKey, Credentials, Identity, Name, NewCluster, News, Registry};
 
 use crate::server::{Server, rsa_private_operation};
 use crate::watching::watchers;
 
 /// Sessions that are measured, of each kind.
-const SESSIONS: usize = 1_000;
+const SESSIONS: usize = 3_200;
 
 /// Watchers of one cluster, as many as it can have members, and changes they are told of.
 const WATCHERS: usize = 64;
@@ -43,10 +43,16 @@ pub(crate) fn sessions() {
     let alpha = ClusterKey::Id(runtime.block_on(shared.create(&identity, &alpha)).unwrap().id);
     for (label, resumed) in [("full handshake", false), ("resumed", true)] {
         for at_a_time in [1, 16] {
+            let again: Vec<_> = (0..at_a_time)
+                .map(|_| resumed.then(|| Registry::new(server.credentials.clone())))
+                .collect();
+            if resumed {
+                runtime.block_on(hold(&server.credentials, &again, at_a_time, &identity, &alpha));
+            }
             // Before and after, since the machine's speed drifts.
             let before = rsa_private_operation();
             let cpu = server.cpu("");
-            runtime.block_on(hold(&shared, &identity, &alpha, resumed, at_a_time));
+            runtime.block_on(hold(&server.credentials, &again, SESSIONS, &identity, &alpha));
             let each = (server.cpu("") - cpu) / SESSIONS as f64;
             let rsa = f64::midpoint(before, rsa_private_operation());
             println!(
@@ -60,21 +66,24 @@ pub(crate) fn sessions() {
     }
 }
 
-/// Holds all sessions, so many at a time. A registry that is made anew has no tickets.
+/// Holds so many sessions, as many at a time as are given, each after the other with the one that has
+/// been there before: it keeps its own tickets, as on a machine of its own. Where there is none, each
+/// session has one that is made anew.
 async fn hold(
-    shared: &Registry,
+    credentials: &Credentials,
+    again: &[Option<Registry>],
+    count: usize,
     identity: &Identity,
     alpha: &ClusterKey,
-    resumed: bool,
-    at_a_time: usize,
 ) {
     let mut sessions = JoinSet::new();
-    for _ in 0..at_a_time {
-        let (shared, identity, alpha) = (shared.clone(), identity.clone(), alpha.clone());
+    let count = count / again.len();
+    for again in again {
+        let (again, identity, alpha) = (again.clone(), identity.clone(), alpha.clone());
+        let credentials = credentials.clone();
         sessions.spawn(async move {
-            for _ in 0..SESSIONS / at_a_time {
-                let fresh = || Registry::new(shared.credentials().clone());
-                let registry = if resumed { shared.clone() } else { fresh() };
+            for _ in 0..count {
+                let registry = again.clone().unwrap_or_else(|| Registry::new(credentials.clone()));
                 let endpoints = vec!["127.0.0.1:4000".parse().unwrap()];
                 registry.join(&identity, &alpha, endpoints).await.unwrap().close().await;
             }
