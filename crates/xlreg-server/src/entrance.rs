@@ -23,6 +23,7 @@ use tonic::body::Body;
 use xlreg_api::fault::Fault;
 use xlreg_api::v2::ErrorReason;
 use xlreg_core::Fingerprint;
+use xlreg_tls::Awaiting;
 
 use crate::meter::Credit;
 use crate::modern::{Front, Peer, Shared};
@@ -191,7 +192,8 @@ impl Shared {
         };
         let places = places.ok_or_else(|| crowded(what, bounds.stall))?;
         let owed = (!call.goes_on()).then(|| (peer.owed.begin(), Arc::clone(peer)));
-        Ok(Taken { owed, places })
+        let awaited = (!call.goes_on()).then(|| peer.awaited.one());
+        Ok(Taken { owed, _awaited: awaited, places })
     }
 }
 
@@ -276,6 +278,8 @@ impl Owed {
 struct Taken {
     /// Its number among the connection's, if it has to be taken in time.
     owed: Option<(u64, Arc<Peer>)>,
+    /// What is written beside the answer waits for it a little.
+    _awaited: Option<Awaiting>,
     places: Arc<Places>,
 }
 
@@ -331,7 +335,7 @@ impl Messages {
         let places = Places::take(None, &usage.unread_of, peer.site, bytes, max);
         let places = places.ok_or_else(|| crowded("news", bounds.stall))?;
         let owed = Some((peer.owed.begin(), Arc::clone(peer)));
-        Ok(Some(Taken { owed, places }))
+        Ok(Some(Taken { owed, _awaited: None, places }))
     }
 }
 

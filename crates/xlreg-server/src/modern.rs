@@ -27,7 +27,7 @@ use xlreg_api::v2::registry_server::RegistryServer;
 use xlreg_core::{Fingerprint, PublicKey, Refusal};
 use xlreg_proto::session::Identity;
 use xlreg_store::Engine;
-use xlreg_tls::{Gathered, ServerTls};
+use xlreg_tls::{Awaited, Gathered, ServerTls};
 
 use crate::config::{Access, Modern};
 use crate::door::Rewound;
@@ -119,6 +119,8 @@ pub(crate) struct Peer {
     pub(crate) following: Tally<()>,
     /// Answers that have not been taken yet.
     pub(crate) owed: Owed,
+    /// How many of them are due at once.
+    pub(crate) awaited: Awaited,
     /// Its registrations that are under way.
     pub(crate) registrations: Registrations,
     /// When the last request came, in milliseconds since the connection was made.
@@ -127,15 +129,16 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn new(key: PublicKey, address: SocketAddr, site: IpAddr, credit: Arc<Credit>) -> Self {
+    fn new(key: PublicKey, address: SocketAddr, credit: Arc<Credit>, awaited: Awaited) -> Self {
         Self {
             key,
             address,
-            site,
+            site: site(address.ip()),
             cut: CancellationToken::new(),
             credit,
             following: Tally::default(),
             owed: Owed::default(),
+            awaited,
             registrations: Registrations::default(),
             used: AtomicU64::new(0),
             began: Instant::now(),
@@ -145,7 +148,7 @@ impl Peer {
     /// One whose handshake is taken for granted.
     #[cfg(any(feature = "simulation", feature = "fuzzing"))]
     pub(crate) fn simulated(key: PublicKey, address: SocketAddr) -> Arc<Self> {
-        Arc::new(Self::new(key, address, site(address.ip()), Arc::new(Credit::new())))
+        Arc::new(Self::new(key, address, Arc::new(Credit::new()), Awaited::default()))
     }
 
     pub(crate) fn print(&self) -> Fingerprint {
@@ -303,10 +306,9 @@ impl Front {
         let handshake = self.shared.begin_handshake(site)?;
         let cut = handshake.cut.clone();
         tokio::select! {
-            greeted = self.greet(stream, by) => {
-                let (stream, key, credit) = greeted?;
-                let peer = Arc::new(Peer::new(key, address, site, credit));
-                Ok(Box::new(Shaken { stream, peer, handshake }))
+            greeted = self.greet(stream, address, by) => {
+                let (stream, peer) = greeted?;
+                Ok(Box::new(Shaken { stream, peer: Arc::new(peer), handshake }))
             }
             () = cut.cancelled() => Err(Over::Crowded(CUT)),
         }
@@ -316,17 +318,19 @@ impl Front {
     async fn greet<S>(
         &self,
         stream: S,
+        address: SocketAddr,
         by: Instant,
-    ) -> Result<(Private<S>, PublicKey, Arc<Credit>), Over>
+    ) -> Result<(Private<S>, Peer), Over>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let Shared { bounds, tls, .. } = &*self.shared;
-        let credit = Arc::new(Credit::new());
+        let (credit, awaited) = (Arc::new(Credit::new()), Awaited::default());
         let stream = Metered::new(stream, Arc::clone(&credit), bounds.stall);
+        let stream = Gathered::awaiting(stream, awaited.clone());
         let began = Instant::now();
         let late = |_| Over::Late(began.elapsed());
-        let accepting = TlsAcceptor::from(tls.config()).accept(Gathered::new(stream));
+        let accepting = TlsAcceptor::from(tls.config()).accept(stream);
         let mut stream = timeout_at(by, accepting).await.map_err(late)?.map_err(Over::Handshake)?;
         // The verifier has taken it for a key, so it is one; the handshake failed otherwise.
         let key = xlreg_tls::peer_key(stream.get_ref().1)
@@ -337,7 +341,8 @@ impl Front {
         if read.is_err() || preface != PREFACE {
             return Err(Over::NotHttp);
         }
-        Ok((Rewound::new(preface.to_vec(), stream), key, credit))
+        let peer = Peer::new(key, address, credit, awaited);
+        Ok((Rewound::new(preface.to_vec(), stream), peer))
     }
 
     /// Answers requests until one of us has had enough.

@@ -7,6 +7,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,6 +21,40 @@ const GATHERED_BYTES_MAX: usize = 16 * 1024;
 /// the last of it; until the second time, tasks that it had woken have had their turn; until the
 /// third, it has written what they handed it, which it does after it has read.
 const ROUNDS: u8 = 3;
+
+/// The same while answers are awaited, which are better sent with what is there than after it. A
+/// connection reads once more for each request that it takes up, and another thread may be at work
+/// on the answer; but most answers that take longer wait for a disk, so nobody waits for them.
+const ROUNDS_AWAITING: u8 = 6;
+
+/// How many answers somebody is at work on that will be written to a stream soon.
+///
+/// The clones count as one.
+#[derive(Clone, Debug, Default)]
+pub struct Awaited(Arc<AtomicUsize>);
+
+/// An answer that is awaited, until this is dropped.
+#[derive(Debug)]
+pub struct Awaiting(Awaited);
+
+impl Awaited {
+    /// Counts one more.
+    #[must_use]
+    pub fn one(&self) -> Awaiting {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Awaiting(self.clone())
+    }
+
+    fn any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A stream that sends small writes together.
 ///
@@ -33,12 +69,18 @@ pub struct Gathered<S: AsyncWrite + Unpin> {
     waiting: Vec<u8>,
     /// Reads that have found nothing since the last write.
     rounds: u8,
+    awaited: Awaited,
 }
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     /// A stream that gathers what is written to this one.
     pub fn new(stream: S) -> Self {
-        Self { stream, waiting: Vec::new(), rounds: 0 }
+        Self::awaiting(stream, Awaited::default())
+    }
+
+    /// The same, which knows when there is more to come.
+    pub fn awaiting(stream: S, awaited: Awaited) -> Self {
+        Self { stream, waiting: Vec::new(), rounds: 0, awaited }
     }
 
     /// Sends what has gathered, as far as the stream takes it now.
@@ -76,7 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
             return read;
         }
         this.rounds = this.rounds.saturating_add(1);
-        if this.rounds < ROUNDS {
+        let rounds = if this.awaited.any() { ROUNDS_AWAITING } else { ROUNDS };
+        if this.rounds < rounds {
             context.waker().wake_by_ref();
         } else if let Poll::Ready(Err(error)) = this.poll_send(context) {
             return Poll::Ready(Err(error));
@@ -173,6 +216,38 @@ mod tests {
         }
         assert!(Pin::new(&mut near).poll_read(&mut context, &mut buffer).is_pending());
         assert_eq!(arrived(&mut far), b"head and body");
+    }
+
+    #[tokio::test]
+    async fn while_answers_are_awaited_what_is_written_waits_for_three_reads_more() {
+        let (near, mut far) = duplex(1024);
+        let awaited = Awaited::default();
+        let mut near = Gathered::awaiting(near, awaited.clone());
+        let mut read_in_vain = async |near: &mut Gathered<DuplexStream>| {
+            let mut context = Context::from_waker(Waker::noop());
+            let mut byte = [0];
+            let mut buffer = ReadBuf::new(&mut byte);
+            assert!(Pin::new(near).poll_read(&mut context, &mut buffer).is_pending());
+            arrived(&mut far)
+        };
+        let (first, second) = (awaited.one(), awaited.one());
+        near.write_all(b"settings").await.unwrap();
+        for _ in 0..ROUNDS {
+            assert_eq!(read_in_vain(&mut near).await, b"");
+        }
+        near.write_all(b", answer").await.unwrap();
+        drop(first);
+        for _ in 1..ROUNDS_AWAITING {
+            assert_eq!(read_in_vain(&mut near).await, b"");
+        }
+        assert_eq!(read_in_vain(&mut near).await, b"settings, answer");
+
+        near.write_all(b"answer").await.unwrap();
+        drop(second);
+        for _ in 1..ROUNDS {
+            assert_eq!(read_in_vain(&mut near).await, b"");
+        }
+        assert_eq!(read_in_vain(&mut near).await, b"answer");
     }
 
     /// Nobody wakes the reader but the stream itself.

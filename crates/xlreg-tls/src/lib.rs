@@ -43,7 +43,7 @@ pub use error::{
     ClientRefused, Departure, PeerRefused, ServerRefused, TlsError, WrongKey, client_refused,
     peer_refused, server_refused, wrong_key,
 };
-pub use gathered::Gathered;
+pub use gathered::{Awaited, Awaiting, Gathered};
 pub use member::{member_certificate, roster_bundle, stock_client};
 pub use peer::{Admission, PeerTls, Verdict};
 pub use server::{ServerTls, peer_key};
