@@ -239,7 +239,12 @@ impl Api {
         let caller = self.caller(&request).await?;
         let request = request.into_inner();
         let claimed: Option<NodeId> = convert::optional_bytes("id", &request.id)?;
-        let comms = modern_key("comms_key", &request.comms_key)?;
+        // One that is bound to an ID of the caller's was looked at when it was bound.
+        let bound = caller.node.comms_keys.values().find(|key| key.der() == request.comms_key);
+        let comms = match bound {
+            Some(key) => key.clone(),
+            None => modern_key("comms_key", &request.comms_key)?,
+        };
         let known = |id: &NodeId| caller.node.comms_keys.get(id) == Some(&comms);
         let id = match claimed.or(caller.node.ids.last().copied()) {
             // It has been proven before, so it need not be again.
