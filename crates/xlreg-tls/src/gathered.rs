@@ -70,6 +70,8 @@ pub struct Gathered<S: AsyncWrite + Unpin> {
     /// Reads that have found nothing since the last write.
     rounds: u8,
     awaited: Awaited,
+    /// Whether one of these was, when something of what waits was written.
+    answers: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
@@ -80,7 +82,7 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
 
     /// The same, which knows when there is more to come.
     pub fn awaiting(stream: S, awaited: Awaited) -> Self {
-        Self { stream, waiting: Vec::new(), rounds: 0, awaited }
+        Self { stream, waiting: Vec::new(), rounds: 0, awaited, answers: false }
     }
 
     /// Sends what has gathered, as far as the stream takes it now.
@@ -94,7 +96,14 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         }
         // A connection that waits holds no buffer.
         self.waiting = Vec::new();
+        self.answers = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// Notes that there is more to send.
+    fn wrote(&mut self) {
+        self.rounds = 0;
+        self.answers |= self.awaited.any();
     }
 
     /// Makes room for at least one more byte.
@@ -118,7 +127,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
             return read;
         }
         this.rounds = this.rounds.saturating_add(1);
-        let rounds = if this.awaited.any() { ROUNDS_AWAITING } else { ROUNDS };
+        let rounds = match this.awaited.any() {
+            true => ROUNDS_AWAITING,
+            // An answer counts until it has been written, so all of them have.
+            false if this.answers => 1,
+            false => ROUNDS,
+        };
         if this.rounds < rounds {
             context.waker().wake_by_ref();
         } else if let Poll::Ready(Err(error)) = this.poll_send(context) {
@@ -137,7 +151,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         let room = ready!(self.poll_room(context))?;
         let taken = bytes.get(..room).unwrap_or(bytes);
         self.waiting.extend_from_slice(taken);
-        self.rounds = 0;
+        self.wrote();
         Poll::Ready(Ok(taken.len()))
     }
 
@@ -153,7 +167,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             self.waiting.extend_from_slice(taken);
             room -= taken.len();
         }
-        self.rounds = 0;
+        self.wrote();
         Poll::Ready(Ok(self.waiting.len() - before))
     }
 
@@ -242,12 +256,18 @@ mod tests {
         }
         assert_eq!(read_in_vain(&mut near).await, b"settings, answer");
 
+        // The last of them has nothing to wait for.
         near.write_all(b"answer").await.unwrap();
+        assert_eq!(read_in_vain(&mut near).await, b"");
         drop(second);
+        near.write_all(b", trailers").await.unwrap();
+        assert_eq!(read_in_vain(&mut near).await, b"answer, trailers");
+
+        near.write_all(b"news").await.unwrap();
         for _ in 1..ROUNDS {
             assert_eq!(read_in_vain(&mut near).await, b"");
         }
-        assert_eq!(read_in_vain(&mut near).await, b"answer");
+        assert_eq!(read_in_vain(&mut near).await, b"news");
     }
 
     /// Nobody wakes the reader but the stream itself.
