@@ -1,12 +1,17 @@
 //! The listener: accepts within limits, serves, and drains.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -265,14 +270,14 @@ struct Guest {
 }
 
 impl Guest {
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, mut stream: TcpStream) {
         let Self { number, peer, .. } = self;
         let usage = &self.front.shared.usage;
         let hello = self.shared.bounds.hello;
         let accepted = Instant::now();
         let by = accepted + hello;
         let opening = tokio::select! {
-            opening = timeout_at(by, Self::first_bytes(&stream)) => opening,
+            opening = timeout_at(by, Self::first_bytes(&mut stream)) => opening,
             () = self.shared.stop.cancelled() => Ok(Err(Closed::Stopping)),
         };
         let late = Closed::Late { waited_for: "hello", allowed: hello };
@@ -313,18 +318,19 @@ impl Guest {
         }
     }
 
-    /// Reads until it is clear what the client speaks.
-    async fn first_bytes(stream: &TcpStream) -> Result<(Door, Vec<u8>), Closed> {
+    /// Reads until it is clear what the client speaks. Whoever waits holds no memory for it.
+    async fn first_bytes(stream: &mut TcpStream) -> Result<(Door, Vec<u8>), Closed> {
         let mut bytes = Vec::new();
         loop {
-            stream.readable().await.map_err(Closed::Broken)?;
-            // Whoever waits holds none of this.
-            let mut buffer = [0; FIRST_BYTES];
-            match stream.try_read(&mut buffer) {
-                Ok(0) => return Err(Closed::HungUp),
-                Ok(count) => bytes.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(error) => return Err(Closed::Broken(error)),
+            let read = poll_fn(|context| {
+                let mut buffer = [MaybeUninit::uninit(); FIRST_BYTES];
+                let mut buffer = ReadBuf::uninit(&mut buffer);
+                ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+                bytes.extend_from_slice(buffer.filled());
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            });
+            if read.await.map_err(Closed::Broken)? == 0 {
+                return Err(Closed::HungUp);
             }
             match Door::of(&bytes) {
                 Door::Unknown => {}
