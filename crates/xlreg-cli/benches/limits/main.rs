@@ -19,6 +19,8 @@
 )]
 
 mod chart;
+#[path = "../common/joining.rs"]
+mod joining;
 #[path = "../common/server.rs"]
 mod server;
 mod sessions;

@@ -1,19 +1,19 @@
 //! Sessions a second.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::task::JoinSet;
 use xlreg::{ClusterKey, Dialect, Identity, NewCluster, Registry};
 
 use crate::chart::{Chart, Curve};
+use crate::joining::{self, By, anew};
 use crate::server::{Server, rsa_private_operation};
 use crate::{percentiles, runtime};
 
 /// Clients at a time.
 const CLIENTS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 
-/// Sessions that each point is measured with, or as many as there are clients.
+/// Sessions that each point is measured with, as near as its clients can share them.
 const SESSIONS: usize = 1_000;
 
 /// How a session is held, and RSA private operations that both sides do in it together.
@@ -33,6 +33,14 @@ impl Kind {
             Self::Old => "old wire",
             Self::Modern => "modern door",
             Self::Resumed => "modern door, resumed",
+        }
+    }
+
+    fn by(self) -> By {
+        match self {
+            Self::Old => |client| anew(client).with_dialect(Dialect::V1_9),
+            Self::Modern => anew,
+            Self::Resumed => Registry::clone,
         }
     }
 
@@ -60,15 +68,10 @@ pub(crate) fn sessions() -> Chart {
         let mut points = Vec::new();
         let mut limit = Vec::new();
         for clients in CLIENTS {
-            let fresh = || Registry::new(server.credentials.clone());
-            let registries: Vec<_> = (0..clients).map(|_| fresh()).collect();
-            if matches!(kind, Kind::Resumed) {
-                // Each has been there before, and keeps its own tickets.
-                runtime.block_on(hold(&registries, &identity, &alpha, kind, clients));
-            }
+            let those = runtime.block_on(joining::clients(&registry, &identity, &alpha, clients));
             let before = rsa_private_operation();
             let (cpu, began) = (server.cpu(""), Instant::now());
-            let held = hold(&registries, &identity, &alpha, kind, SESSIONS.max(clients));
+            let held = joining::hold(&those, kind.by(), &identity, &alpha, SESSIONS);
             let mut times = runtime.block_on(held);
             let cpu = (server.cpu("") - cpu) / times.len() as f64;
             let rate = times.len() as f64 / began.elapsed().as_secs_f64();
@@ -97,41 +100,4 @@ pub(crate) fn sessions() -> Chart {
         up: "sessions a second",
         curves,
     }
-}
-
-/// What each of so many sessions took, which these clients share.
-async fn hold(
-    clients: &[Registry],
-    identity: &Identity,
-    alpha: &ClusterKey,
-    kind: Kind,
-    sessions: usize,
-) -> Vec<Duration> {
-    let mut holding = JoinSet::new();
-    for own in clients {
-        let (own, identity, alpha) = (own.clone(), identity.clone(), alpha.clone());
-        let sessions = sessions / clients.len();
-        holding.spawn(async move {
-            let mut times = Vec::new();
-            for _ in 0..sessions {
-                // One that is made anew has no tickets.
-                let fresh = || Registry::new(own.credentials().clone());
-                let registry = match kind {
-                    Kind::Old => fresh().with_dialect(Dialect::V1_9),
-                    Kind::Modern => fresh(),
-                    Kind::Resumed => own.clone(),
-                };
-                let endpoints = vec!["127.0.0.1:4000".parse().unwrap()];
-                let began = Instant::now();
-                registry.join(&identity, &alpha, endpoints).await.unwrap().close().await;
-                times.push(began.elapsed());
-            }
-            times
-        });
-    }
-    let mut times = Vec::new();
-    while let Some(held) = holding.join_next().await {
-        times.extend(held.unwrap());
-    }
-    times
 }

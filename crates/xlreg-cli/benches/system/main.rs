@@ -10,6 +10,8 @@
     reason = "a bench prints what it measures, and stops at the first thing that fails"
 )]
 
+#[path = "../common/joining.rs"]
+mod joining;
 mod launch;
 mod modern;
 #[path = "../common/server.rs"]

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use xlreg::{ClusterKey, Credentials, Identity, Name, NewCluster, News, Registry};
+use xlreg::{ClusterKey, Identity, Name, NewCluster, News, Registry};
 
+use crate::joining::{self, By, anew};
 use crate::server::{Server, rsa_private_operation};
 use crate::watching::watchers;
 
-/// Sessions that are measured, of each kind.
+/// Sessions that are measured, of each kind: as many for each of sixteen clients.
 const SESSIONS: usize = 3_200;
 
 /// Watchers of one cluster, as many as it can have members, and changes they are told of.
@@ -41,18 +42,14 @@ pub(crate) fn sessions() {
     let alpha = NewCluster::open(name("alpha"), 64, 1);
     // By its ID, since a name would have to be asked about: Register and Join are all.
     let alpha = ClusterKey::Id(runtime.block_on(shared.create(&identity, &alpha)).unwrap().id);
-    for (label, resumed) in [("full handshake", false), ("resumed", true)] {
+    let kinds: [(_, By); 2] = [("full handshake", anew), ("resumed", Registry::clone)];
+    for (label, by) in kinds {
         for at_a_time in [1, 16] {
-            let again: Vec<_> = (0..at_a_time)
-                .map(|_| resumed.then(|| Registry::new(server.credentials.clone())))
-                .collect();
-            if resumed {
-                runtime.block_on(hold(&server.credentials, &again, at_a_time, &identity, &alpha));
-            }
+            let clients = runtime.block_on(joining::clients(&shared, &identity, &alpha, at_a_time));
             // Before and after, since the machine's speed drifts.
             let before = rsa_private_operation();
             let cpu = server.cpu("");
-            runtime.block_on(hold(&server.credentials, &again, SESSIONS, &identity, &alpha));
+            runtime.block_on(joining::hold(&clients, by, &identity, &alpha, SESSIONS));
             let each = (server.cpu("") - cpu) / SESSIONS as f64;
             let rsa = f64::midpoint(before, rsa_private_operation());
             println!(
@@ -63,34 +60,6 @@ pub(crate) fn sessions() {
                 each / rsa
             );
         }
-    }
-}
-
-/// Holds so many sessions, as many at a time as are given, each after the other with the one that has
-/// been there before: it keeps its own tickets, as on a machine of its own. Where there is none, each
-/// session has one that is made anew.
-async fn hold(
-    credentials: &Credentials,
-    again: &[Option<Registry>],
-    count: usize,
-    identity: &Identity,
-    alpha: &ClusterKey,
-) {
-    let mut sessions = JoinSet::new();
-    let count = count / again.len();
-    for again in again {
-        let (again, identity, alpha) = (again.clone(), identity.clone(), alpha.clone());
-        let credentials = credentials.clone();
-        sessions.spawn(async move {
-            for _ in 0..count {
-                let registry = again.clone().unwrap_or_else(|| Registry::new(credentials.clone()));
-                let endpoints = vec!["127.0.0.1:4000".parse().unwrap()];
-                registry.join(&identity, &alpha, endpoints).await.unwrap().close().await;
-            }
-        });
-    }
-    while let Some(held) = sessions.join_next().await {
-        held.unwrap();
     }
 }
 
