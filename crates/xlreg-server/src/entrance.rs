@@ -191,9 +191,9 @@ impl Shared {
             }
         };
         let places = places.ok_or_else(|| crowded(what, bounds.stall))?;
-        let owed = (!call.goes_on()).then(|| (peer.owed.begin(), Arc::clone(peer)));
-        let awaited = (!call.goes_on()).then(|| peer.awaited.one());
-        Ok(Taken { owed, _awaited: awaited, places })
+        let due = || ((peer.owed.begin(), Arc::clone(peer)), peer.awaited.one());
+        let (owed, _awaited) = (!call.goes_on()).then(due).unzip();
+        Ok(Taken { owed, _awaited, places })
     }
 }
 

@@ -27,9 +27,7 @@ const ROUNDS: u8 = 3;
 /// on the answer; but most answers that take longer wait for a disk, so nobody waits for them.
 const ROUNDS_AWAITING: u8 = 6;
 
-/// How many answers somebody is at work on that will be written to a stream soon.
-///
-/// The clones count as one.
+/// How many answers are to be written to a stream soon. Cheap to clone; clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Awaited(Arc<AtomicUsize>);
 
@@ -60,7 +58,9 @@ impl Drop for Awaiting {
 ///
 /// **For owners that read whenever they are polled**, as HTTP/2 connections do and handshakes: what
 /// has been written is sent when a read finds nothing for the third time, with no need for
-/// anything to happen in between. To flush asks for these reads; it does not wait until all is sent.
+/// anything to happen in between. While answers are [`Awaited`], that is the sixth time; after the last
+/// of them, as for the first flight of a handshake, the first. To flush asks for these reads; it does not
+/// wait until all is sent.
 /// What a dropped stream has gathered is sent if the socket takes it at once, which matters for the
 /// alert of a handshake that failed.
 #[derive(Debug)]
@@ -70,8 +70,8 @@ pub struct Gathered<S: AsyncWrite + Unpin> {
     /// Reads that have found nothing since the last write.
     rounds: u8,
     awaited: Awaited,
-    /// Whether nothing belongs to what waits once none of these is left: it is the first flight of a
-    /// handshake, or some of it was written when one was.
+    /// Whether what waits is all there once none of these is left: it is the first flight of a handshake,
+    /// or some of it was written while one was, and each is until it has been written.
     complete: bool,
 }
 
@@ -128,11 +128,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathered<S> {
             return read;
         }
         this.rounds = this.rounds.saturating_add(1);
-        let rounds = match this.awaited.any() {
-            true => ROUNDS_AWAITING,
-            // An answer counts until it has been written, so all of them have.
-            false if this.complete => 1,
-            false => ROUNDS,
+        let rounds = if this.awaited.any() {
+            ROUNDS_AWAITING
+        } else if this.complete {
+            1
+        } else {
+            ROUNDS
         };
         if this.rounds < rounds {
             context.waker().wake_by_ref();
