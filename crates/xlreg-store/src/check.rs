@@ -122,6 +122,7 @@ fn look(connection: &Connection, path: &Path, report: &mut Report) -> Result<(),
     journal::refuse_stub(path)?;
     let version = journal::version(connection, path)?;
     report.schema = Some(version);
+    report.absorb(journal::refuse_read_only(path))?;
     if version == schema::VERSION {
         // One transaction, so that all is of one moment.
         return look_at(connection, path, version, report);

@@ -1,12 +1,13 @@
 //! The SQLite file: opened with suspicion, written in transactions, its log kept short.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, TransactionBehavior};
 use xlreg_core::limits::Limits;
 use xlreg_core::{Change, NodeId, Registry, Time};
 
@@ -27,6 +28,11 @@ pub(crate) const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes in the smallest database: one page of the smallest size.
 const FILE_BYTES_MIN: u64 = 512;
+
+/// Where a database says by which version of SQLite's format it may be written to, and the latest
+/// version there is; SQLite only reads what is later.
+const WRITE_VERSION_AT: usize = 18;
+const WRITE_VERSION_MAX: u8 = 2;
 
 /// Bytes the write-ahead log may reach before a checkpoint moves it into the database.
 pub(crate) const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -216,6 +222,11 @@ fn open(
     refuse_stub(path)?;
     let mut connection = connect(path).map_err(failed)?;
     let version = version(&connection, path)?;
+    // SQLite would tell with the first write.
+    if connection.is_readonly(MAIN_DB).map_err(failed)? {
+        File::options().write(true).open(path).map_err(StoreError::folder("write to", path))?;
+        return Err(read_only(path));
+    }
     let mode = |connection: &Connection, sql| {
         connection.query_row(sql, [], |row| row.get::<_, String>(0)).map_err(failed)
     };
@@ -267,6 +278,20 @@ pub(crate) fn refuse_stub(path: &Path) -> Result<(), StoreError> {
         return Err(corrupt(path, &problem));
     }
     Ok(())
+}
+
+/// Refuses a database that SQLite would not write to, whoever asks. SQLite goes by the header in the log,
+/// if there is one; this, by the file's own.
+pub(crate) fn refuse_read_only(path: &Path) -> Result<(), StoreError> {
+    let mut header = [0; WRITE_VERSION_AT + 1];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    read.map_err(StoreError::folder("read", path))?;
+    if header[WRITE_VERSION_AT] > WRITE_VERSION_MAX { Err(read_only(path)) } else { Ok(()) }
+}
+
+fn read_only(path: &Path) -> StoreError {
+    let problem = format!("its header lets no SQLite write to it (byte {WRITE_VERSION_AT})");
+    corrupt(path, &problem)
 }
 
 pub(crate) fn not_ours(path: &Path) -> StoreError {

@@ -108,6 +108,30 @@ fn refused(dir: &Path) -> StoreError {
     error
 }
 
+/// SQLite opens such a file, and refuses to write to it. Found by fuzzing.
+#[tokio::test]
+async fn a_file_that_sqlite_would_only_read_is_refused_and_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = registry(dir.path()).await;
+    let whole = fs::read(&path).unwrap();
+    let (mut at, mut later) = (whole.clone(), whole.clone());
+    (at[18], later[18]) = (1, 3);
+    fs::write(&path, &later).unwrap();
+    let error = refused(dir.path());
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+    let findings = check(dir.path()).unwrap().findings;
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].problem, "its header lets no SQLite write to it (byte 18)");
+    assert!(fs::read(&path).unwrap() == later, "it was changed");
+
+    // What the format's first version says is written to, as a copy that was made with it is.
+    fs::write(&path, &at).unwrap();
+    assert!(check(dir.path()).unwrap().is_sound());
+    let engine = open(dir.path());
+    engine.apply(register(1000)).await.unwrap();
+    engine.close().await.unwrap();
+}
+
 /// One bit anywhere in the file: either the file is refused, or what is remembered is untouched.
 #[test]
 fn a_flipped_bit_is_refused_or_harmless() {
