@@ -13,7 +13,7 @@ use crate::create::{self, CreateArgs};
 use crate::exit::{Code, Ending};
 use crate::export::{self, ExportArgs};
 use crate::output::{self, Output};
-use crate::patience::until_reached;
+use crate::patience::{saying_so, until_reached};
 use crate::signed::SignedTo;
 use crate::target::{Found, Which};
 use crate::verify::{self, VerifyArgs};
@@ -194,6 +194,7 @@ async fn wait(args: &WaitArgs) -> anyhow::Result<Code> {
         let found = timeout(rest(), args.which.find()).await;
         let Found { registry, identity, cluster } =
             found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()))?;
+        let registry = saying_so(registry);
         if !std::mem::replace(&mut told, true)
             && let Ok(Ok(roster)) = timeout(rest(), registry.show(&identity, &cluster)).await
             && let Some(waiting) = output::waiting_for(&roster, args.timeout)

@@ -16,7 +16,7 @@ use crate::connect::{MaybeConnect, duration};
 use crate::exit::{Code, Ending};
 use crate::kept::{self, Whose};
 use crate::output::{self, Output};
-use crate::patience::until_reached;
+use crate::patience::{saying_so, until_reached};
 use crate::signed;
 use crate::target::{At, Goal, Target, target, unsaid};
 
@@ -133,7 +133,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
     let joining = until_reached(args.timeout, async || {
-        let registry = at.registry(&identity).await?;
+        let registry = saying_so(at.registry(&identity).await?);
         let endpoints = args.endpoints.clone();
         let membership = registry.join_with(&identity, &cluster, endpoints, token.as_ref()).await?;
         Ok((registry, membership))

@@ -1,10 +1,10 @@
 //! Trying again: waiting for a registry that is not there yet, since members and their registry often
-//! start together; and the pauses of whoever else tries.
+//! start together, or not any more; and the pauses of whoever else tries.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use xlreg::Error;
+use xlreg::{Error, Registry};
 
 use crate::{exit, output};
 
@@ -58,6 +58,11 @@ pub(crate) async fn until_reached<T>(
         }
         sleep(pause).await;
     }
+}
+
+/// The registry, which says so on stderr each time that it falls silent while it is waited for.
+pub(crate) fn saying_so(registry: Registry) -> Registry {
+    registry.with_listener(|error| output::note(&format!("xlreg: trying again: {error}")))
 }
 
 fn is_unreachable(error: &anyhow::Error) -> bool {

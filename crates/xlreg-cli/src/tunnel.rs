@@ -21,6 +21,7 @@ use crate::exit::{Code, Ending};
 use crate::kept::{self, Whose};
 use crate::logs::Logs;
 use crate::output::{self, Output};
+use crate::patience::saying_so;
 use crate::target::{At, Goal, Target, target};
 
 /// File descriptors that are neither doors nor carried connections: handshakes with those who come,
@@ -192,7 +193,7 @@ async fn meet(
     let began = Instant::now();
     let found = timeout(args.timeout, async { anyhow::Ok(at.registry(identity).await?) }).await;
     let found = found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()));
-    let registry = found.with_context(doing)?;
+    let registry = saying_so(found.with_context(doing)?);
     let rest = args.timeout.saturating_sub(began.elapsed());
     let waited = registry.wait(identity, cluster, rest).await;
     let roster = waited.map_err(|error| error.since(began)).with_context(doing)?;

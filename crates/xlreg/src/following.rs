@@ -20,6 +20,7 @@ use crate::pause::Pause;
 use crate::registry::{Registry, malformed, register};
 use crate::roster::Roster;
 use crate::signing::cluster_id;
+use crate::silence::Silence;
 
 /// The longest that we let a registry keep us waiting when it asks to be left alone.
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -94,7 +95,7 @@ impl Watch {
     /// Why the registry can't be heard, if it can't.
     #[must_use]
     pub fn silence(&self) -> Option<&str> {
-        self.follower.silence.as_deref()
+        self.follower.silence.why()
     }
 
     /// Ends the connection in good order.
@@ -126,8 +127,7 @@ pub(crate) struct Follower {
     gone: Option<Option<Gone>>,
     line: Option<Line>,
     stream: Option<Streaming<v2::WatchClusterResponse>>,
-    /// Why the registry can't be heard, while it can't.
-    silence: Option<String>,
+    silence: Silence,
     pause: Pause,
     /// When to try again.
     retry: Option<Instant>,
@@ -198,6 +198,7 @@ impl Follower {
         line: Line,
         known: Cluster,
     ) -> Self {
+        let silence = registry.silence();
         Self {
             registry,
             identity,
@@ -208,7 +209,7 @@ impl Follower {
             gone: None,
             line: Some(line),
             stream: None,
-            silence: None,
+            silence,
             pause: Pause::default(),
             retry: None,
         }
@@ -237,7 +238,7 @@ impl Follower {
     /// Waits until all are there, or `at_most` has passed.
     pub(crate) async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
         let began = Instant::now();
-        self.silence = None;
+        self.silence.ends();
         let filled = timeout(at_most, self.fill()).await;
         // Nobody reads it before the next wait, and a registry drops those who don't read.
         self.stream = None;
@@ -287,7 +288,7 @@ impl Follower {
         match self.step().await {
             Err(error) if error.is_transient() => {
                 debug!(%error, "reconnecting");
-                self.silence = Some(error.to_string());
+                self.silence.lasts(&error);
                 self.hang_up();
                 let asked = error.retry_after().unwrap_or_default().min(RETRY_MAX);
                 self.retry = Some(Instant::now() + self.pause.next().max(asked));
@@ -332,7 +333,7 @@ impl Follower {
         match asked {
             Ok(stream) => {
                 self.stream = Some(stream);
-                self.silence = None;
+                self.silence.ends();
                 Ok(None)
             }
             Err(error) if error.is_unknown_cluster() => self.find_again().await,
@@ -346,7 +347,7 @@ impl Follower {
         match get(self.connected().await?, &key).await {
             Ok(cluster) => {
                 self.fresh = true;
-                self.silence = None;
+                self.silence.ends();
                 let news = self.replace(cluster)?;
                 self.see_to_ourselves(news).await
             }
@@ -483,7 +484,7 @@ impl Follower {
             size: self.known.size,
             joined: self.known.present().map(|(_, member)| member.name.clone()).collect(),
             waited,
-            silence: self.silence.clone(),
+            silence: self.silence.why().map(str::to_owned),
         }
     }
 }

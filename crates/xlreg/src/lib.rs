@@ -44,7 +44,7 @@
 //! | `modern`, `answers` | one connection by the modern door, and what its errors mean |
 //! | `secure` | TLS configurations, kept so that sessions resume |
 //! | `link`, `lookup` | one connection over the old wire, and a roster over it |
-//! | `pause` | how long to leave a registry alone that went away |
+//! | `pause`, `silence` | how long to leave a registry alone that went away, and who is told so |
 //!
 //! Invariant: [`Membership::wait`] and [`Registry::wait`] give the complete roster or an error that
 //! names who is there, how many are missing and since when; never success with members missing. Key
@@ -76,6 +76,7 @@ pub mod roster;
 pub mod rotation;
 mod secure;
 pub mod signing;
+mod silence;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod tokens;

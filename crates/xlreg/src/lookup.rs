@@ -17,6 +17,7 @@ use crate::identity::Identity;
 use crate::link::{Link, protocol};
 use crate::pause::Pause;
 use crate::roster::Roster;
+use crate::silence::{Listener, Silence};
 
 /// How long to leave a registry alone between two lookups that found nothing new: what deployed
 /// clients do. Our servers hold a lookup longer than that, so with them there is no pause.
@@ -30,6 +31,8 @@ pub(crate) struct Asker {
     pub(crate) cluster: ClusterKey,
     /// Where we are reached, if we join; none if we only look.
     pub(crate) endpoints: Option<Vec<Endpoint>>,
+    /// Who is told when the registry can't be heard.
+    pub(crate) listener: Listener,
 }
 
 /// A cluster's roster, as far as we have it.
@@ -38,8 +41,7 @@ pub(crate) struct Lookup {
     link: Option<Link>,
     cluster: Known,
     members: BTreeMap<usize, Entry>,
-    /// Why the registry can't be heard, while it can't.
-    silence: Option<String>,
+    silence: Silence,
 }
 
 /// What we know of the cluster itself.
@@ -73,8 +75,8 @@ impl Lookup {
             ClusterKey::Id(id) => cluster.id = Some(*id),
             ClusterKey::Name(name) => cluster.name = Some(name.clone()),
         }
-        let mut lookup =
-            Self { asker, link: None, cluster, members: BTreeMap::new(), silence: None };
+        let silence = Silence::new(asker.listener.clone());
+        let mut lookup = Self { asker, link: None, cluster, members: BTreeMap::new(), silence };
         lookup.resume(link, joined)?;
         Ok((lookup, id))
     }
@@ -93,14 +95,14 @@ impl Lookup {
             self.cluster.endpoint_count = info.endpoint_count;
         }
         self.link = Some(link);
-        self.silence = None;
+        self.silence.ends();
         Ok(())
     }
 
     /// Fetches until all are there and their entries are of one time, or `at_most` has passed.
     pub(crate) async fn wait(&mut self, at_most: Duration) -> Result<Roster, Error> {
         let began = Instant::now();
-        self.silence = None;
+        self.silence.ends();
         match timeout(at_most, self.fill()).await {
             Ok(filled) => filled.map(|()| self.roster()),
             Err(_) => {
@@ -120,7 +122,7 @@ impl Lookup {
                 Ok(false) => pause = Pause::default(),
                 Err(error) if error.is_transient() => {
                     debug!(%error, "reconnecting");
-                    self.silence = Some(error.to_string());
+                    self.silence.lasts(&error);
                     self.link = None;
                     sleep(pause.next()).await;
                 }
@@ -272,7 +274,7 @@ impl Lookup {
             size: self.cluster.size.unwrap_or(joined.len() as u32),
             joined,
             waited,
-            silence: self.silence.clone(),
+            silence: self.silence.why().map(str::to_owned),
         }
     }
 

@@ -28,6 +28,7 @@ use crate::membership::{Membership, Seen};
 use crate::modern::{Client, Line};
 use crate::roster::Roster;
 use crate::secure::{Tickets, guest};
+use crate::silence::{Listener, Silence};
 use crate::wire::Wire;
 
 /// A registry, known and pinned by its credentials. Holds no connection; cheap to clone.
@@ -37,6 +38,8 @@ pub struct Registry {
     wire: Wire,
     /// What resumes TLS sessions; clones share it.
     tickets: Arc<Tickets>,
+    /// Who is told when it can't be heard.
+    listener: Listener,
 }
 
 impl Registry {
@@ -64,7 +67,7 @@ impl Registry {
 
     pub(crate) fn with_tickets(credentials: Credentials, tickets: Arc<Tickets>) -> Self {
         let wire = Wire::of(credentials.version);
-        Self { credentials: Arc::new(credentials), wire, tickets }
+        Self { credentials: Arc::new(credentials), wire, tickets, listener: Listener::default() }
     }
 
     /// The same registry, spoken to over the old wire in this dialect, whatever its credentials
@@ -73,6 +76,20 @@ impl Registry {
     pub fn with_dialect(mut self, dialect: Dialect) -> Self {
         self.wire = dialect.into();
         self
+    }
+
+    /// The same registry, with somebody to be told of when it can't be heard any more: once each time, with
+    /// the reason. [`Self::wait`], [`Membership::wait`] and [`Watch::next`](crate::Watch::next) try again
+    /// and again then, which can take all the time that they have.
+    #[must_use]
+    pub fn with_listener(mut self, tell: impl Fn(&Error) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(tell);
+        self
+    }
+
+    /// What is known of its silence by somebody who begins to listen to it.
+    pub(crate) fn silence(&self) -> Silence {
+        Silence::new(self.listener.clone())
     }
 
     /// What the registry is known by.
@@ -340,6 +357,7 @@ impl Registry {
             identity: identity.clone(),
             cluster: cluster.clone(),
             endpoints: None,
+            listener: self.listener.clone(),
         }
     }
 

@@ -103,6 +103,9 @@ fn those_who_wait_go_on_over_a_restart_and_hear_of_an_end() {
     };
     eventually("it has joined", || here(&server) == 1);
     server.running.kill();
+    for waiter in [&waiting, &joining] {
+        waiter.until_says("xlreg: trying again: ");
+    }
     let server = world.serve(&["--listen", &address, "--data", "d"]);
     world.ask(&server, &join("b")).expect(0);
     for waiter in [waiting, joining] {

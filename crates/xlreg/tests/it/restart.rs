@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use xlreg::{Error, Registry};
+use xlreg::{Dialect, Error, Registry};
 use xlreg_core::limits::Limits;
 use xlreg_server::config::Connections;
 use xlreg_store::LocalEngine;
@@ -48,6 +48,47 @@ async fn who_waits_meanwhile_reconnects_and_gets_the_roster() {
     assert_eq!(roster.members[2].name, name("c"), "ranks given before the restart stand");
     while let Some(waited) = waiting.join_next().await {
         assert_eq!(waited.unwrap(), roster);
+    }
+}
+
+/// By either wire, and once for each silence, however often it is tried again.
+#[tokio::test]
+async fn a_listener_hears_of_each_silence_once() {
+    for dialect in [None, Some(Dialect::V1_9)] {
+        let (port, dir) = (Port::reserve(), tempfile::tempdir().unwrap());
+        let server = serve(&port, dir.path());
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let registry = server.registry.clone();
+        let registry = registry.with_listener(move |error| tell.send(error.to_string()).unwrap());
+        let registry = match dialect {
+            Some(dialect) => registry.with_dialect(dialect),
+            None => registry,
+        };
+        let a = identity("a").await;
+        registry.create(&a, &cluster("alpha", 2)).await.unwrap();
+        let mut membership =
+            registry.join(&a, &by_name("alpha"), vec![endpoint(4001)]).await.unwrap();
+        server.stop().await;
+        let gone_and_back = async {
+            let why = told.recv().await.unwrap();
+            let server = serve(&port, dir.path());
+            let b = identity("b").await;
+            registry.join(&b, &by_name("alpha"), vec![endpoint(4002)]).await.unwrap();
+            (why, server)
+        };
+        let (roster, (why, server)) = tokio::join!(membership.wait(ENOUGH), gone_and_back);
+        assert_eq!(names(&roster.unwrap()), ["a", "b"]);
+        assert!(why.contains("registry"), "{why}");
+        assert!(told.try_recv().is_err(), "it is told again and again");
+
+        server.stop().await;
+        let gone = async {
+            told.recv().await.unwrap();
+            serve(&port, dir.path())
+        };
+        let (roster, server) = tokio::join!(membership.wait(ENOUGH), gone);
+        assert_eq!(names(&roster.unwrap()), ["a", "b"]);
+        server.stop().await;
     }
 }
 
