@@ -131,11 +131,15 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
     if let Some(file) = text.strip_prefix('@') {
         return Ok(Target::File(PathBuf::from(file)));
     }
-    // No name and no ID has a slash: it is meant for an invitation, whole or not.
-    if text.contains('/') || is_invitation(text) {
+    // No name and no ID has a slash: unless it is a file, it is meant for an invitation, whole or not.
+    let is_file = std::fs::exists(text).unwrap_or(false);
+    if is_invitation(text) || text.contains('/') && !is_file {
         return Ok(Target::Invitation(Zeroizing::new(text.trim().to_owned())));
     }
-    cluster_key(text).map(Target::Cluster)
+    cluster_key(text).map(Target::Cluster).map_err(|error| {
+        let for_file = format!("; if an invitation is in this file, say @{text}");
+        if is_file { error + &for_file } else { error }
+    })
 }
 
 /// Whether this is meant for an invitation, whole or not, even where a path could stand.
@@ -163,5 +167,9 @@ mod tests {
         assert!(matches!(target("@some file"), Ok(Target::File(_))));
         assert!(matches!(target("alpha"), Ok(Target::Cluster(ClusterKey::Name(_)))));
         assert!(target("no name").is_err());
+        let Err(error) = target(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")) else {
+            panic!()
+        };
+        assert!(error.contains("say @/"), "{error}");
     }
 }

@@ -24,6 +24,11 @@ pub(crate) fn handshake(endpoint: &Endpoint, error: io::Error) -> Error {
         Some(rustls::Error::AlertReceived(alert)) => {
             Error::NotTaken { endpoint, alert: format!("{alert:?}") }
         }
+        Some(rustls::Error::InvalidMessage(what)) => {
+            let problem =
+                format!("what it says is no TLS ({what:?}); is another program at this address?");
+            Error::Untrusted { endpoint, problem }
+        }
         Some(other) => Error::Untrusted { endpoint, problem: other.to_string() },
         None => Error::HungUp { endpoint, source: error },
     }
@@ -229,6 +234,13 @@ mod tests {
         assert!(matches!(status(Code::Internal), Error::Protocol { .. }));
         assert!(status(Code::Unimplemented).to_string().contains("older"));
         assert!(matches!(status(Code::PermissionDenied), Error::Refused { .. }));
+    }
+
+    #[test]
+    fn another_program_at_the_address_is_told_as_such() {
+        let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let error = handshake(&endpoint(), io::Error::new(io::ErrorKind::InvalidData, plain));
+        assert!(error.to_string().contains("another program at this address"), "{error}");
     }
 
     #[test]

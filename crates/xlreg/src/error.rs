@@ -26,7 +26,7 @@ use crate::wire::Wire;
 pub enum Error {
     /// Nobody answers at the registry's addresses.
     #[error(
-        "cannot reach the registry at {endpoint}: {source}; is it running, and are these its current credentials?"
+        "cannot reach the registry at {endpoint}: {source}; is it running, and is that still its address?"
     )]
     Unreachable {
         /// The address tried last.
@@ -44,12 +44,12 @@ pub enum Error {
     },
     /// Another registry answers there, or someone in its place. Nothing was sent to it.
     #[error(
-        "the server at {endpoint} has sig key sha256 {got}, but these credentials are for sha256 {expected}: it is another registry, or its keys were made anew; fetch its credentials again from whoever runs it, and compare that fingerprint with theirs"
+        "the server at {endpoint} has sig key sha256 {got}, but the registry you mean has sha256 {expected}: it is another registry, or its keys were made anew; get its credentials or an invitation again from whoever runs it, and compare that fingerprint with theirs"
     )]
     WrongKey {
         /// Its address.
         endpoint: Endpoint,
-        /// The fingerprint of the registry's sig key in the credentials.
+        /// The fingerprint of the registry's sig key in the credentials or the invitation.
         expected: Fingerprint,
         /// That of the key which the server shows.
         got: Fingerprint,

@@ -72,8 +72,8 @@ fn a_registry_with_another_key_is_not_talked_to() {
         done.expect(3).says(&[
             &address,
             &format!("has sig key sha256 {got}"),
-            &format!("credentials are for sha256 {expected}"),
-            "fetch its credentials again",
+            &format!("the registry you mean has sha256 {expected}"),
+            "get its credentials or an invitation again",
         ]);
         assert_eq!(done.out, "");
     }
