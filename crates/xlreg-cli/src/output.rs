@@ -47,19 +47,19 @@ impl Output {
 
 /// A line to stdout. Whoever closed the pipe has read enough; that is no error.
 pub(crate) fn line(text: &str) -> io::Result<()> {
-    let written = writeln!(io::stdout().lock(), "{text}");
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
+    unless_unwanted(writeln!(io::stdout().lock(), "{text}"))
 }
 
 /// Bytes to stdout, as they are.
 pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
-    match io::stdout().lock().write_all(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
-    }
+    unless_unwanted(io::stdout().lock().write_all(bytes))
+}
+
+fn unless_unwanted(written: io::Result<()>) -> io::Result<()> {
+    written.or_else(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        kind => Err(io::Error::new(kind, format!("cannot print to stdout: {error}"))),
+    })
 }
 
 /// A line to stderr. If nobody can read it any more, the work goes on all the same.

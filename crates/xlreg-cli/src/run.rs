@@ -79,7 +79,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Go on in the background once all programs run (and are ready, with --ready); see `xlreg ps`
-    #[arg(long)]
+    #[arg(long, short)]
     detach: bool,
     /// What becomes of the members' ports, which are taken before anyone learns them
     #[arg(long, value_enum, default_value = "held")]

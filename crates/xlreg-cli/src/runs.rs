@@ -15,7 +15,7 @@ use crate::connect::duration;
 use crate::exit::{self, Code, Ending};
 use crate::output::{self, Output};
 use crate::run::control::{self, Answer, Request, Run, Wanted};
-use crate::run::dir::{self, ENDED_FILE, Found};
+use crate::run::dir::{self, Found};
 
 /// How long a run may take to say how it is.
 const STATUS_WITHIN: Duration = Duration::from_secs(5);
@@ -94,9 +94,8 @@ struct Told {
 impl Told {
     fn state(&self) -> String {
         let Some(run) = &self.run else {
-            let word = std::fs::read_to_string(self.found.path.join(ENDED_FILE));
-            return match word {
-                Ok(word) if !self.found.alive => format!("ended: {word}"),
+            return match dir::word(&self.found.path) {
+                Some(word) if !self.found.alive => format!("ended: {word}"),
                 _ if self.answers => "starting".to_owned(),
                 _ => "not answering".to_owned(),
             };
@@ -254,10 +253,15 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<Code> {
     let mut ended = Ok(());
     for (found, asked) in runs.iter().zip(asked) {
         let gone = asked.and_then(|()| wait_until_gone(found, by, args.timeout));
-        if gone.is_ok() {
-            output::note(&format!("xlreg: {} is down", found.id));
+        match &gone {
+            // What one has left that ended long ago is not what is asked about.
+            Ok(Some(word)) if found.alive => {
+                output::note(&format!("xlreg: {} is down; {word}", found.id));
+            }
+            Ok(_) => output::note(&format!("xlreg: {} is down", found.id)),
+            Err(_) => {}
         }
-        ended = ended.and(gone);
+        ended = ended.and(gone.map(drop));
     }
     ended.map(|()| Code::Done)
 }
@@ -272,14 +276,20 @@ fn ask_to_end(found: &Found, by: Instant) -> anyhow::Result<()> {
     }
 }
 
-fn wait_until_gone(found: &Found, by: Instant, at_most: Duration) -> anyhow::Result<()> {
+/// Returns the word that it has left, if it has.
+fn wait_until_gone(
+    found: &Found,
+    by: Instant,
+    at_most: Duration,
+) -> anyhow::Result<Option<String>> {
     loop {
         match dir::look(&found.path) {
-            None => return Ok(()),
+            None => return Ok(None),
             Some(again) if !again.alive => {
                 let doing = || format!("removing {}", found.path.display());
+                let word = dir::word(&found.path);
                 if dir::sweep(&found.path).with_context(doing)? {
-                    return Ok(());
+                    return Ok(word);
                 }
             }
             Some(_) => {}

@@ -339,6 +339,10 @@ fn open(
         let home = Home::ephemeral(dir, identity)?;
         return Ok((home, Arc::new(LocalEngine::in_memory(limits))));
     }
+    if dir.exists() && !dir.is_dir() {
+        let message = format!("{} is no directory; name one with --data", dir.display());
+        return Err(Ending::new(Code::Failed, message).into());
+    }
     refuse_half_of(dir)?;
     let home = Home::open(dir, name.as_ref(), default_name)?;
     let engine = LocalEngine::open(dir, home.id(), limits)?;

@@ -30,7 +30,7 @@ pub(crate) const MARK: &str = "XLREG_RUN";
 const LOCK_FILE: &str = "lock";
 
 /// Left by a detached run that has ended by itself, with its logs, until somebody has looked.
-pub(crate) const ENDED_FILE: &str = "ended";
+const ENDED_FILE: &str = "ended";
 
 /// How long the remains of an ended run are kept for somebody to look at.
 const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -129,6 +129,11 @@ pub(crate) fn leave_word(path: &Path, word: &str) -> io::Result<()> {
         }
     }
     fs::write(path.join(ENDED_FILE), word)
+}
+
+/// The word that a run has left, if it has.
+pub(crate) fn word(path: &Path) -> Option<String> {
+    fs::read_to_string(path.join(ENDED_FILE)).ok()
 }
 
 /// Removes what is left of a run that does not live, processes too. Returns whether it did: somebody

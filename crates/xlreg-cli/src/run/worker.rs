@@ -71,11 +71,13 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let stops = Stops::default();
-    let ended = runtime.block_on(run(plan, pool, &run_dir, &stops));
+    let (ended, stays) = runtime.block_on(run(plan, pool, &run_dir, &stops));
     // Keys may still be in the making; only when the runtime has ended will nobody write any more.
     drop(runtime);
     descendants::kill_all(&HashSet::new());
-    let outcome = remains(plan, &run_dir, &ended, &stops);
+    // Whoever has taken it down does not see what we say.
+    let stays = stays.filter(|_| stops.down.is_cancelled());
+    let outcome = stays.or_else(|| remains(plan, &run_dir, &ended, &stops));
     let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
     Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
 }
@@ -133,25 +135,31 @@ fn clean_up(run_dir: &Path, word: Option<&str>, stops: &Stops) -> anyhow::Result
     cleaned.with_context(|| format!("cleaning up {}", run_dir.display()))
 }
 
+/// Returns how it ended, and what has to stay where it is, if anything has.
 async fn run(
     plan: &Plan,
     pool: Option<KeyPool>,
     run_dir: &Path,
     stops: &Stops,
-) -> anyhow::Result<Code> {
-    listen_for_signals(stops)?;
-    listen_for_the_guard(stops);
+) -> (anyhow::Result<Code>, Option<String>) {
+    let listening = listen_for_signals(stops).and_then(|()| {
+        listen_for_the_guard(stops);
+        Control::listen(run_dir)
+    });
+    let listener = match listening {
+        Ok(listener) => listener,
+        Err(error) => return (Err(error), None),
+    };
     let control = Arc::new(Control::new(stops.down.clone()));
-    let answering = tokio::spawn(Arc::clone(&control).serve(Control::listen(run_dir)?));
+    let _answering = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&control).serve(listener)));
     let guest = OnceCell::new();
     let ended = form_and_launch(plan, pool, run_dir, &control, stops, &guest).await;
-    if let Some(guest) = guest.get()
-        && let Some(problem) = guest.go().await
-    {
+    let Some(guest) = guest.get() else { return (ended, None) };
+    let stays = guest.go().await;
+    if let Some(problem) = stays.clone() {
         tell(move || output::note(&format!("xlreg: {problem}")));
     }
-    answering.abort();
-    ended
+    (ended, stays)
 }
 
 async fn form_and_launch(

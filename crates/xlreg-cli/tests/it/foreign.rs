@@ -145,7 +145,13 @@ fn a_registry_that_is_away_or_speaks_the_old_wire_only_changes_no_ending() {
     let running = world.start(&run(&server, "away", &[], &cmd));
     running.lines("up", 2);
     let credentials = server.credentials.clone();
+    let detached = run(&server, "behind", &["-d"], &["sleep", "1000"]);
+    world.run(&detached).expect(0);
     server.running.kill();
+    world.run(&["down", "behind"]).expect(0).says(&[
+        "xlreg: behind is down; cluster behind is still at the registry: cannot reach",
+        "it goes by itself after 10m",
+    ]);
     fs::write(world.path("work/go"), "").unwrap();
     let done = running.finish();
     done.expect(0).says(&[

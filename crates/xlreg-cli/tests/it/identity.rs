@@ -90,7 +90,12 @@ fn credentials_are_shown_and_checked_against_their_server() {
     fs::write(world.path("work/forged"), old(&forged)).unwrap();
     world.run(&["cred", "show", "forged"]).expect(0).prints(&["1.9.24 (dialect 1.9)"]);
     let done = world.run(&["cred", "check", "forged"]);
-    done.expect(3).says(&[&server.address.to_string(), "hint: ", "--dialect", "current credentials"]);
+    done.expect(3).says(&[
+        &server.address.to_string(),
+        "hint: ",
+        "--dialect",
+        "current credentials",
+    ]);
 
     // Only the sig key is another's. Over TLS that is all that counts; over the old wire the server
     // holds the keys of the hello, and yet is not it.

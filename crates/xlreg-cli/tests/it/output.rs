@@ -55,6 +55,12 @@ fn when_nobody_reads_any_more_the_programs_are_stopped() {
     let err = String::from_utf8(done.stderr).unwrap();
     assert!(err.contains("No space left on device"), "{err}");
     world.is_clean();
+
+    let mut command = world.xlreg(&["ps"]);
+    let done = command.stdout(fs::File::create("/dev/full").unwrap()).output().unwrap();
+    let err = String::from_utf8(done.stderr).unwrap();
+    assert!(err.contains("cannot print to stdout: No space left on device"), "{err}");
+    assert_eq!(done.status.code(), Some(1));
 }
 
 /// A pager that nobody turns the pages of, with both streams in it.

@@ -59,6 +59,15 @@ fn every_later_start_is_the_same_registry() {
 }
 
 #[test]
+fn a_file_is_no_place_for_a_registry() {
+    let world = World::new();
+    fs::write(world.path("work/file"), "kept").unwrap();
+    let done = world.run(&["serve", "--listen", "127.0.0.1:0", "--data", "file"]);
+    done.expect(1).says(&["file is no directory; name one with --data"]);
+    assert_eq!(fs::read_to_string(world.path("work/file")).unwrap(), "kept");
+}
+
+#[test]
 fn a_second_server_on_the_same_directory_is_refused_and_told_who_holds_it() {
     let world = World::new();
     let first = world.registry();
