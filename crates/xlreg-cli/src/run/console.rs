@@ -150,8 +150,10 @@ impl Printer {
         let files = match &targets.dir {
             None => Vec::new(),
             Some(dir) => {
-                std::fs::create_dir_all(dir)
-                    .map_err(|error| anyhow::anyhow!("making {}: {error}", dir.display()))?;
+                std::fs::create_dir_all(dir).map_err(|error| {
+                    let advice = "name another with --log-dir";
+                    anyhow::anyhow!("making the directory {}: {error}; {advice}", dir.display())
+                })?;
                 let files = names.iter().map(|name| Sink::open(&dir.join(format!("{name}.log"))));
                 files.collect::<anyhow::Result<_>>()?
             }

@@ -302,7 +302,11 @@ async fn launch(
             tokio::select! {
                 biased;
                 () = all_up.cancelled() => Ok(Code::Done),
-                failed = staying => Err(failed),
+                // That time is up is true, too, but more of it would not help.
+                failed = staying => Err(match exit::code(&failed) {
+                    Code::Incomplete => ended_early(plan).into(),
+                    _ => failed,
+                }),
                 () = sleep(LAST_WORD) => Err(ended_early(plan).into()),
             }
         }

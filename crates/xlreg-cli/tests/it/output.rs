@@ -31,7 +31,7 @@ fn lines_come_with_their_members_names_and_as_they_are_in_files() {
     let done = world.run(&["run", "-n", "2", "--no-prefix", "--", "sh", "-c", script]);
     assert_eq!(done.expect(0).out, "plain\nplain\n");
     let done = world.run(&["run", "-n", "2", "--log-dir", "/proc/no", "--", "true"]);
-    done.expect(1).says(&["making /proc/no"]);
+    done.expect(1).says(&["making the directory /proc/no", "--log-dir"]);
     world.is_clean();
 }
 
