@@ -163,11 +163,27 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .rank_of_key(identity.sig_key(), identity.name())
         .ok_or_else(|| not_in(&roster))
         .with_context(doing)?;
+    if let Some(shared) = shared_endpoint(&roster, identity.name()) {
+        output::note(&shared);
+    }
     let roster_file = identity.keep_roster(&dir, &roster, registry.credentials()).await?;
     if registry.wire() == Wire::V2 {
         signed::keep_beside(&registry, &identity, &joined, &dir).await?;
     }
     Ok(Joined { dir, roster, rank, roster_file })
+}
+
+/// What to say to the member `own` if another is reached where it is, too, which is hardly ever meant.
+fn shared_endpoint(roster: &Roster, own: &Name) -> Option<String> {
+    let ours = &roster.members.iter().find(|member| member.name == *own)?.endpoints;
+    roster.members.iter().filter(|member| member.name != *own).find_map(|other| {
+        let shared = other.endpoints.iter().find(|endpoint| ours.contains(endpoint))?;
+        Some(format!(
+            "xlreg: note: {} says that it is reached at {shared}, too; if that is not meant, join \
+             again with another --endpoint",
+            other.name
+        ))
+    })
 }
 
 /// Original servers let in whoever comes, also beyond the size.

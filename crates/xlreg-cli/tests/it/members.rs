@@ -188,6 +188,20 @@ fn a_wait_that_ends_too_early_names_who_came_and_how_many_are_missing() {
     assert_eq!(done.out, "");
 }
 
+/// Say by a line that was copied from one machine to the next.
+#[test]
+fn who_says_the_same_endpoint_as_another_is_told_so() {
+    let world = World::new();
+    let server = world.registry();
+    world.ask(&server, &CREATE).expect(0);
+    let join = ["join", "alpha", "--no-wait", "--endpoint", "h:1", "--name"];
+    for (name, noted) in [("a", false), ("b", true), ("a", true)] {
+        let done = world.ask(&server, &[&join[..], &[name]].concat());
+        let note = "says that it is reached at h:1, too";
+        assert_eq!(done.expect(0).err.contains(note), noted, "{name}: {}", done.err);
+    }
+}
+
 #[test]
 fn an_interrupted_join_says_so_and_keeps_its_place() {
     let world = World::new();
