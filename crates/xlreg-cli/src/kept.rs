@@ -29,6 +29,11 @@ pub(crate) fn keep_registry(dir: &Path, registry: &Credentials) -> anyhow::Resul
         .with_context(|| format!("writing {}", path.display()))
 }
 
+/// Whether this is the directory of somebody who has joined a cluster.
+pub(crate) fn is_members(dir: &Path) -> bool {
+    dir.join(REGISTRY_FILE).exists()
+}
+
 /// The file with the credentials of the registry that knows the cluster, if one is kept.
 pub(crate) async fn registry(
     cluster: &ClusterKey,

@@ -48,7 +48,7 @@ use crate::{output, pool};
   xlreg run -n 5 -- ./my-server --listen {endpoint} --peers '{peers , {endpoint}}'
   xlreg run -n 3 -- sh -c 'echo I am $XLREG_NAME, rank $XLREG_RANK of $XLREG_SIZE'
   xlreg run -n 3 --tunnel -- ./my-plain-server --listen {endpoint} --peers '{peers , {endpoint}}'
-  xlreg run -n 3 --ports passed --ready tcp --detach -- ./my-socket-activated-server
+  xlreg run -n 3 --ports passed --ready 'http://{endpoint}/' --detach -- ./my-socket-activated-server
 
 A program finds its place in XLREG_NAME, _ID, _RANK, _SIZE, _CLUSTER, _CLUSTER_ID, _ENDPOINT, \
 _HOST, _PORT, _DIR and _RUN, and everybody's in the JSON file that XLREG_ROSTER names; the same fills \

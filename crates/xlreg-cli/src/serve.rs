@@ -24,6 +24,7 @@ use xlreg_store::{Engine, LocalEngine};
 
 use crate::connect::{data_dir, path_from_env, shell_word};
 use crate::exit::{self, Code, Ending};
+use crate::kept;
 use crate::logs::Logs;
 use crate::output;
 use crate::store::restore::UNFINISHED;
@@ -341,6 +342,14 @@ fn open(
     }
     if dir.exists() && !dir.is_dir() {
         let message = format!("{} is no directory; name one with --data", dir.display());
+        return Err(Ending::new(Code::Failed, message).into());
+    }
+    if kept::is_members(dir) && !LocalEngine::exists(dir) {
+        let message = format!(
+            "{} holds a member's keys, which are not for a registry; name another directory with \
+             --data",
+            dir.display()
+        );
         return Err(Ending::new(Code::Failed, message).into());
     }
     refuse_half_of(dir)?;

@@ -21,7 +21,7 @@ use crate::exit::{Code, Ending};
 use crate::kept::{self, Whose};
 use crate::logs::Logs;
 use crate::output::{self, Output};
-use crate::patience::saying_so;
+use crate::patience::{saying_so, until_reached};
 use crate::target::{At, Goal, Target, target};
 
 /// File descriptors that are neither doors nor carried connections: handshakes with those who come,
@@ -191,12 +191,15 @@ async fn meet(
 ) -> anyhow::Result<(Peers, Roster)> {
     let doing = || format!("waiting for cluster {cluster}");
     let began = Instant::now();
-    let found = timeout(args.timeout, async { anyhow::Ok(at.registry(identity).await?) }).await;
-    let found = found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()));
-    let registry = saying_so(found.with_context(doing)?);
-    let rest = args.timeout.saturating_sub(began.elapsed());
-    let waited = registry.wait(identity, cluster, rest).await;
-    let roster = waited.map_err(|error| error.since(began)).with_context(doing)?;
+    let rest = || args.timeout.saturating_sub(began.elapsed());
+    let waiting = until_reached(args.timeout, async || {
+        let found = timeout(rest(), async { anyhow::Ok(at.registry(identity).await?) }).await;
+        let found = found.unwrap_or_else(|_| Err(Ending::no_answer(args.timeout).into()));
+        let registry = saying_so(found?);
+        let waited = registry.wait(identity, cluster, rest()).await;
+        Ok((waited.map_err(|error| error.since(began))?, registry))
+    });
+    let (roster, registry) = waiting.await.with_context(doing)?;
     let peers = if registry.wire() == Wire::V2 {
         Peers::follow(&registry, identity, cluster).await
     } else {

@@ -59,12 +59,20 @@ fn every_later_start_is_the_same_registry() {
 }
 
 #[test]
-fn a_file_is_no_place_for_a_registry() {
+fn neither_a_file_nor_a_members_directory_is_a_place_for_a_registry() {
     let world = World::new();
     fs::write(world.path("work/file"), "kept").unwrap();
     let done = world.run(&["serve", "--listen", "127.0.0.1:0", "--data", "file"]);
     done.expect(1).says(&["file is no directory; name one with --data"]);
     assert_eq!(fs::read_to_string(world.path("work/file")).unwrap(), "kept");
+
+    let server = world.registry();
+    world.ask(&server, &["cluster", "create", "alpha", "-n", "2"]).expect(0);
+    let join = ["join", "alpha", "--endpoint", "h:1", "--no-wait", "--identity", "member"];
+    world.ask(&server, &join).expect(0);
+    let done = world.run(&["serve", "--listen", "127.0.0.1:0", "--data", "member"]);
+    done.expect(1).says(&["member holds a member's keys", "--data"]);
+    assert!(!world.path("work/member/registry.db").exists());
 }
 
 #[test]

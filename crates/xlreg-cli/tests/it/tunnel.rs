@@ -116,4 +116,16 @@ fn what_can_not_be_carried_is_told() {
     let waiting =
         ["tunnel", "beta", "--identity", identity.to_str().unwrap(), "--timeout", "300ms"];
     two.world.ask(&two.server, &waiting).expect(7).says(&["still missing 2"]);
+
+    let early = ["tunnel", "alpha", "--name", "a", "--program", "9", "--timeout", "60s"];
+    let early = two.world.asking(&two.server, &early);
+    let address = two.server.address.to_string();
+    two.server.stop();
+    let early = Running::start(early);
+    early.until_says("trying again for up to 1m");
+    let server = two.world.serve(&["--listen", &address, "--data", "registry"]);
+    early.lines("b", 1);
+    early.signal(Signal::SIGTERM);
+    early.finish().expect(0);
+    server.stop();
 }
