@@ -181,7 +181,8 @@ pub(crate) fn main(args: &Args) -> anyhow::Result<Code> {
     match args.role {
         Some(Role::Worker) => {
             // A pool that can't be used costs time, and nothing else.
-            let complain = |error| output::note(&format!("xlreg: making new keys, as {error:#}"));
+            let complain =
+                |error| output::note(&format!("xlreg: {error:#}; making new keys instead"));
             let pool = args.pool.open().map_err(complain).ok();
             worker::main(&plan, pool)
         }

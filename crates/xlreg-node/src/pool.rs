@@ -76,7 +76,9 @@ pub enum PoolError {
         source: io::Error,
     },
     /// Others may enter the directory.
-    #[error("{dir} is for private keys, and others may enter it (mode {mode:o}): chmod 700 {dir}")]
+    #[error(
+        "{dir} is for private keys, and others may enter it (mode {mode:o}): name a directory that is yours alone; only if this is one, chmod 700 {dir}"
+    )]
     Exposed {
         /// The directory.
         dir: PathBuf,
