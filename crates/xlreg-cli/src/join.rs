@@ -144,7 +144,9 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .with_context(doing)?;
     kept::keep_registry(&dir, registry.credentials())?;
     let roster = if args.no_wait {
-        membership.roster().await.with_context(doing)?
+        let rest = args.timeout.saturating_sub(began.elapsed());
+        let asking = until_reached(rest, async || Ok(membership.roster().await?));
+        asking.await.with_context(|| format!("joined {cluster}, but cannot tell who is there"))?
     } else {
         // What keeps it from being told now is for the wait to get over, or to tell.
         let rest = args.timeout.saturating_sub(began.elapsed());

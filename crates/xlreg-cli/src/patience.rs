@@ -31,8 +31,12 @@ impl Pauses {
     }
 }
 
-/// Tries again and again for as long as the registry can't be reached, until `at_most` is over. Says so
-/// once, on stderr, when it begins to wait.
+/// How often in a row somebody may hang up on us before that is told: so does a registry that stops, but
+/// one, too, that these credentials are not for.
+const HANG_UPS_MAX: u32 = 3;
+
+/// Tries again and again for as long as the registry can't be reached, or is lost amid the attempt, until
+/// `at_most` is over. Says so once, on stderr, when it begins to wait.
 ///
 /// # Errors
 /// Those of the last try.
@@ -42,16 +46,20 @@ pub(crate) async fn until_reached<T>(
 ) -> anyhow::Result<T> {
     let end = Instant::now() + at_most;
     let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
+    let (mut told, mut hang_ups) = (false, 0);
     loop {
         let error = match attempt().await {
-            Err(error) if is_unreachable(&error) => error,
+            Err(error) => error,
             done => return done,
         };
-        let pause = pauses.next();
-        if Instant::now() + pause >= end {
+        let Some(asked) = error.downcast_ref().and_then(may_pass) else { return Err(error) };
+        let is_hang_up = matches!(error.downcast_ref(), Some(Error::HungUp { .. }));
+        hang_ups = if is_hang_up { hang_ups + 1 } else { 0 };
+        let pause = pauses.next().max(asked);
+        if hang_ups > HANG_UPS_MAX || Instant::now() + pause >= end {
             return Err(error);
         }
-        if pause == PAUSE_MIN {
+        if !std::mem::replace(&mut told, true) {
             let left = humantime::format_duration(at_most);
             let error = exit::message(&error);
             output::note(&format!("xlreg: {error}; trying again for up to {left}"));
@@ -65,6 +73,14 @@ pub(crate) fn saying_so(registry: Registry) -> Registry {
     registry.with_listener(|error| output::note(&format!("xlreg: trying again: {error}")))
 }
 
-fn is_unreachable(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Error::Unreachable { .. }))
+/// How long the registry asks to be left alone, if the same may go well after that.
+fn may_pass(error: &Error) -> Option<Duration> {
+    let is_final = match error {
+        // The time for an answer was all there is.
+        Error::NoAnswer { .. } => true,
+        // Over the old wire; original servers end when they are asked for what they don't know.
+        Error::Lost { request, .. } => matches!(*request, "Member" | "Join"),
+        error => !error.is_transient(),
+    };
+    (!is_final).then(|| error.retry_after().unwrap_or_default())
 }

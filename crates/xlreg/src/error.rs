@@ -235,7 +235,8 @@ impl Error {
     }
 
     /// How long the registry asks to be left alone, if it does.
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { reason: Reason::Fault(fault), .. } => fault.retry_after,
             _ => None,

@@ -1,7 +1,9 @@
 //! `xlreg cluster` and `xlreg join`: how a cluster comes into being, and how it does not.
 
 use std::fs;
-use std::net::TcpListener;
+use std::io::{self, Read as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -186,6 +188,43 @@ fn a_wait_that_ends_too_early_names_who_came_and_how_many_are_missing() {
     let done = Running::start(wait).finish();
     done.expect(7).says(&["2 of 3 members", "still missing 1; joined: a, b"]);
     assert_eq!(done.out, "");
+}
+
+/// A way to the server at `address` that cuts its first connection after so many bytes of its answers.
+fn cut_once(address: SocketAddr, bytes: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near_address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for (number, near) in listener.incoming().enumerate() {
+            let (near, Ok(far)) = (near.unwrap(), TcpStream::connect(address)) else { return };
+            let limit = if number == 0 { bytes } else { u64::MAX };
+            let (mut asks, mut asked) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ended = io::copy(&mut asks, &mut asked);
+                let _gone = asked.shutdown(Shutdown::Write);
+            });
+            thread::spawn(move || {
+                let _ended = io::copy(&mut (&far).take(limit), &mut &near);
+                let _gone = (near.shutdown(Shutdown::Both), far.shutdown(Shutdown::Both));
+            });
+        }
+    });
+    near_address
+}
+
+#[test]
+fn who_loses_the_registry_amid_joining_tries_again() {
+    let world = World::new();
+    let server = world.registry();
+    world.ask(&server, &CREATE).expect(0);
+    let text = fs::read_to_string(&server.credentials).unwrap();
+    // In the handshake, before the join's answer, and amid it.
+    for bytes in [0, 1000, 3500, 4600] {
+        let by = cut_once(server.address, bytes);
+        fs::write(world.path("work/cut"), text.replace(&server.address.to_string(), &by)).unwrap();
+        let join = ["join", "alpha", "--endpoint", "h:1", "--no-wait", "--registry", "cut"];
+        world.run(&join).expect(0).prints(&["1 of 3"]).says(&["trying again for up to 30s"]);
+    }
 }
 
 /// Say by a line that was copied from one machine to the next.
