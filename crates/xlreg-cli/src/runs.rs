@@ -254,11 +254,8 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<Code> {
     for (found, asked) in runs.iter().zip(asked) {
         let gone = asked.and_then(|()| wait_until_gone(found, by, args.timeout));
         match &gone {
-            // What one has left that ended long ago is not what is asked about.
-            Ok(Some(word)) if found.alive => {
-                output::note(&format!("xlreg: {} is down; {word}", found.id));
-            }
-            Ok(_) => output::note(&format!("xlreg: {} is down", found.id)),
+            Ok(Some(word)) => output::note(&format!("xlreg: {} is down; {word}", found.id)),
+            Ok(None) => output::note(&format!("xlreg: {} is down", found.id)),
             Err(_) => {}
         }
         ended = ended.and(gone.map(drop));

@@ -75,8 +75,8 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     // Keys may still be in the making; only when the runtime has ended will nobody write any more.
     drop(runtime);
     descendants::kill_all(&HashSet::new());
-    // Whoever has taken it down does not see what we say.
-    let stays = stays.filter(|_| stops.down.is_cancelled());
+    // Whoever has taken it down sees nothing of what we say.
+    let stays = stays.filter(|_| plan.detach && stops.down.is_cancelled());
     let outcome = stays.or_else(|| remains(plan, &run_dir, &ended, &stops));
     let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
     Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
