@@ -1,6 +1,7 @@
 //! How the command ends: one code for each kind of ending.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -106,7 +107,16 @@ pub(crate) fn report(error: &anyhow::Error) -> Code {
 /// What to do next, where the error itself does not say.
 fn hint(error: &Error) -> Option<&'static str> {
     match error {
-        Error::File { .. } => Some("`xlreg serve` prints where a registry's credentials are"),
+        Error::File { source, .. } => Some(match source.kind() {
+            ErrorKind::IsADirectory => "name the file in it; a registry writes its regCred.dat",
+            ErrorKind::PermissionDenied => {
+                "there is nothing secret in credentials: have them copied to where you may read them"
+            }
+            _ => "`xlreg serve` prints where a registry's credentials are",
+        }),
+        Error::Text { source, .. } if source.to_string().contains("xlreg://") => {
+            Some("it is an invitation: give it in the place of the cluster's name, as @FILE")
+        }
         Error::Text { .. } => Some("fetch the file from its registry again"),
         Error::HungUp { .. } => Some(
             "so do original servers of the other generation, and registries that don't serve the \

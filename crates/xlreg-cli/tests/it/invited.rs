@@ -275,6 +275,23 @@ fn nothing_is_made_for_an_invitation_that_can_not_be_written() {
     }
 }
 
+/// Each is a file, and each is for one place.
+#[test]
+fn an_invitation_in_the_place_of_credentials_is_told_and_its_token_is_not() {
+    let world = World::new();
+    let server = world.registry();
+    let file = ["--policy", "token", "--invitation-file", "inv.txt"];
+    let create = [&["cluster", "create", "alpha", "-n", "2"], &file[..]].concat();
+    world.ask(&server, &create).expect(0);
+    let text = fs::read_to_string(world.path("work/inv.txt")).unwrap();
+    let (_, secret) = text.trim().split_once("token=xlt_").unwrap();
+    let done = world.run(&["cluster", "list", "--registry", "inv.txt"]);
+    done.expect(1).says(&["it is an invitation", "as @FILE"]);
+    assert!(!done.err.contains(secret), "{}", done.err);
+    let directory = world.run(&["cluster", "list", "--registry", "registry"]);
+    directory.expect(1).says(&["hint: name the file in it", "regCred.dat"]);
+}
+
 #[test]
 fn who_was_refused_is_no_member_that_could_be_meant() {
     let world = World::new();
