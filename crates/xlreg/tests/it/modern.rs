@@ -180,7 +180,7 @@ async fn another_registrys_key_is_named_with_what_to_do() {
         "{error}"
     );
     let text = error.to_string();
-    assert!(text.contains(&expected.to_string()) && text.contains("fetch"), "{text}");
+    assert!(text.contains(&expected.to_string()) && text.contains("get its credentials"), "{text}");
     assert!(!error.is_transient());
 }
 
