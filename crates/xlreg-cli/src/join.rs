@@ -132,6 +132,7 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
     }
     let doing = || format!("joining {cluster}");
     let began = Instant::now();
+    let rest = || args.timeout.saturating_sub(began.elapsed());
     let joining = until_reached(args.timeout, async || {
         let registry = saying_so(at.registry(&identity).await?);
         let endpoints = args.endpoints.clone();
@@ -144,19 +145,17 @@ async fn join(args: &Args) -> anyhow::Result<Joined> {
         .with_context(doing)?;
     kept::keep_registry(&dir, registry.credentials())?;
     let roster = if args.no_wait {
-        let rest = args.timeout.saturating_sub(began.elapsed());
-        let asking = until_reached(rest, async || Ok(membership.roster().await?));
+        let asking = until_reached(rest(), async || Ok(membership.roster().await?));
         asking.await.with_context(|| format!("joined {cluster}, but cannot tell who is there"))?
     } else {
         // What keeps it from being told now is for the wait to get over, or to tell.
-        let rest = args.timeout.saturating_sub(began.elapsed());
         if args.output.is_human()
-            && let Ok(Ok(roster)) = timeout(rest, membership.roster()).await
+            && let Ok(Ok(roster)) = timeout(rest(), membership.roster()).await
             && let Some(waiting) = output::waiting_for(&roster, args.timeout)
         {
             output::note(&format!("joined: {waiting}"));
         }
-        let waited = membership.wait(args.timeout.saturating_sub(began.elapsed())).await;
+        let waited = membership.wait(rest()).await;
         waited.map_err(|error| error.since(began.into_std())).with_context(doing)?
     };
     let joined = ClusterKey::Id(membership.cluster());

@@ -31,7 +31,7 @@ pub(crate) fn keep_registry(dir: &Path, registry: &Credentials) -> anyhow::Resul
 
 /// Whether this is the directory of somebody who has joined a cluster.
 pub(crate) fn is_members(dir: &Path) -> bool {
-    dir.join(REGISTRY_FILE).exists()
+    file_in(dir).is_some()
 }
 
 /// The file with the credentials of the registry that knows the cluster, if one is kept.

@@ -253,10 +253,9 @@ pub(crate) fn down(args: &DownArgs) -> anyhow::Result<Code> {
     let mut ended = Ok(());
     for (found, asked) in runs.iter().zip(asked) {
         let gone = asked.and_then(|()| wait_until_gone(found, by, args.timeout));
-        match &gone {
-            Ok(Some(word)) => output::note(&format!("xlreg: {} is down; {word}", found.id)),
-            Ok(None) => output::note(&format!("xlreg: {} is down", found.id)),
-            Err(_) => {}
+        if let Ok(word) = &gone {
+            let word = word.as_ref().map_or_else(String::new, |word| format!("; {word}"));
+            output::note(&format!("xlreg: {} is down{word}", found.id));
         }
         ended = ended.and(gone.map(drop));
     }

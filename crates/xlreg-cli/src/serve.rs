@@ -340,27 +340,16 @@ fn open(
         let home = Home::ephemeral(dir, identity)?;
         return Ok((home, Arc::new(LocalEngine::in_memory(limits))));
     }
-    if dir.exists() && !dir.is_dir() {
-        let message = format!("{} is no directory; name one with --data", dir.display());
-        return Err(Ending::new(Code::Failed, message).into());
-    }
-    if kept::is_members(dir) && !LocalEngine::exists(dir) {
-        let message = format!(
-            "{} holds a member's keys, which are not for a registry; name another directory with \
-             --data",
-            dir.display()
-        );
-        return Err(Ending::new(Code::Failed, message).into());
-    }
-    refuse_half_of(dir)?;
+    refuse_unfit(dir)?;
     let home = Home::open(dir, name.as_ref(), default_name)?;
     let engine = LocalEngine::open(dir, home.id(), limits)?;
     Ok((home, Arc::new(engine)))
 }
 
-/// Keys without memory, or memory without keys, is a loss to be told of. A first start that was cut
-/// short is neither: there the keys come first, and the credentials last.
-fn refuse_half_of(dir: &Path) -> anyhow::Result<()> {
+/// What is no place for a registry is refused before anything is made there. Keys without memory, or memory
+/// without keys, is a loss to be told of. A first start that was cut short is neither: there the keys come
+/// first, and the credentials last.
+fn refuse_unfit(dir: &Path) -> anyhow::Result<()> {
     let shown = dir.display();
     if dir.join(UNFINISHED).exists() {
         let message = format!(
@@ -371,6 +360,13 @@ fn refuse_half_of(dir: &Path) -> anyhow::Result<()> {
         return Err(Ending::new(Code::Failed, message).into());
     }
     let message = match (Home::exists(dir), LocalEngine::exists(dir)) {
+        _ if dir.exists() && !dir.is_dir() => {
+            format!("{shown} is no directory; name one with --data")
+        }
+        (_, false) if kept::is_members(dir) => format!(
+            "{shown} holds a member's keys, which are not for a registry; name another directory with \
+             --data"
+        ),
         (false, true) => format!(
             "{shown} holds a registry's memory, but not its keys: .xlattice/node.config is missing; \
              put it back, or start a new registry in another directory"

@@ -132,13 +132,13 @@ pub(crate) fn target(text: &str) -> Result<Target, String> {
         return Ok(Target::File(PathBuf::from(file)));
     }
     // No name and no ID has a slash: unless it is a file, it is meant for an invitation, whole or not.
-    let is_file = std::fs::exists(text).unwrap_or(false);
-    if is_invitation(text) || text.contains('/') && !is_file {
+    let is_file = || std::fs::exists(text).unwrap_or(false);
+    if is_invitation(text) || text.contains('/') && !is_file() {
         return Ok(Target::Invitation(Zeroizing::new(text.trim().to_owned())));
     }
-    cluster_key(text).map(Target::Cluster).map_err(|error| {
-        let for_file = format!("; if an invitation is in this file, say @{text}");
-        if is_file { error + &for_file } else { error }
+    cluster_key(text).map(Target::Cluster).map_err(|error| match is_file() {
+        true => format!("{error}; if an invitation is in this file, say @{text}"),
+        false => error,
     })
 }
 

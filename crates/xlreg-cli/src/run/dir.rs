@@ -29,7 +29,8 @@ pub(crate) const MARK: &str = "XLREG_RUN";
 /// Held locked by a living run.
 const LOCK_FILE: &str = "lock";
 
-/// Left by a detached run that has ended by itself, with its logs, until somebody has looked.
+/// Left by a detached run, with its logs, until somebody has looked: why it ended by itself, or what stays of
+/// it elsewhere.
 const ENDED_FILE: &str = "ended";
 
 /// How long the remains of an ended run are kept for somebody to look at.

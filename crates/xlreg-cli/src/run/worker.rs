@@ -75,9 +75,7 @@ pub(crate) fn main(plan: &Plan, pool: Option<KeyPool>) -> anyhow::Result<Code> {
     // Keys may still be in the making; only when the runtime has ended will nobody write any more.
     drop(runtime);
     descendants::kill_all(&HashSet::new());
-    // Whoever has taken it down sees nothing of what we say.
-    let stays = stays.filter(|_| plan.detach && stops.down.is_cancelled());
-    let outcome = stays.or_else(|| remains(plan, &run_dir, &ended, &stops));
+    let outcome = remains(plan, &run_dir, &ended, stays, &stops);
     let cleaned = clean_up(&run_dir, outcome.as_deref(), &stops);
     Ok(ended.and_then(|code| cleaned.map(|()| code)).unwrap_or_else(report))
 }
@@ -101,13 +99,18 @@ fn tell(say: impl FnOnce() + Send + 'static) {
     let _unread = wait.recv_timeout(LAST_LINES);
 }
 
-/// What to leave word of: how a detached run ended that nobody has asked to end.
+/// What to leave word of: how a detached run ended that nobody has asked to end; of one that was taken
+/// down, what `stays`, since whoever did that sees nothing of what we say.
 fn remains(
     plan: &Plan,
     run_dir: &Path,
     ended: &anyhow::Result<Code>,
+    stays: Option<String>,
     stops: &Stops,
 ) -> Option<String> {
+    if plan.detach && stops.down.is_cancelled() {
+        return stays;
+    }
     // Without a log there is nothing to look at; then it has told whoever has started it.
     let has_log = run_dir.join(control::LOG_FILE).exists();
     if !plan.detach || is_wanted(stops) || !has_log {
